@@ -1,0 +1,75 @@
+"""Reads weights from a file without running any of its code, and fits them to a network."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from edgetl.errors import BackboneError
+
+__all__ = ["fit_weights", "read_weights"]
+
+SHOWN_KEYS = 4
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the float32 tensors of a state dict by name.
+
+    Args:
+        path: `.safetensors`, or `.pth`/`.pt` read with `weights_only=True`.
+
+    Raises:
+        BackboneError: another format, a damaged file, or one that wants to run code.
+    """
+    try:
+        state: Any
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        elif path.suffix in {".pth", ".pt"}:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise BackboneError(f"{path}: weights are read from .safetensors, .pth or .pt files")
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(f"{path}: cannot be read as weights: {reason}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BackboneError(f"{path}: holds no state dict (names and tensors)")
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def fit_weights(network: nn.Module, state: dict[str, torch.Tensor], optional: str, where: str) -> None:
+    """Load a state dict into a network; all must fit but the layer named `optional`, whose own may differ.
+
+    Raises:
+        BackboneError: names or shapes differ (the first are named), or a value is not finite.
+    """
+    own = network.state_dict()
+    spare = {f"{optional}.weight", f"{optional}.bias"}
+    missing = [key for key in own if key not in state and key not in spare and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own and key not in spare]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, wanted {tuple(own[key].shape)}"
+        for key in own
+        if key in state and key not in spare and state[key].shape != own[key].shape
+    ]
+    found = [
+        f"{what}: {', '.join(keys[:SHOWN_KEYS])}{f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else ''}"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("other shapes", shapes))
+        if keys
+    ]
+    if found:
+        raise BackboneError(f"{where}: these weights are of another network. {'; '.join(found)}")
+    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if broken:
+        raise BackboneError(f"{where}: {broken[0]} holds values that are not finite")
+    fitting = {key: tensor for key, tensor in state.items() if key in own and tensor.shape == own[key].shape}
+    network.load_state_dict(fitting, strict=False)

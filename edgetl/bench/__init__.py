@@ -1,0 +1,16 @@
+"""Measures what a bundle does here: latency, throughput, memory, cold start."""
+
+from edgetl.bench.accuracy import answer_all
+from edgetl.bench.machine import Machine, describe_machine
+from edgetl.bench.report import BenchReport, bench_bundle
+from edgetl.bench.timing import interleave, summarise
+
+__all__ = [
+    "BenchReport",
+    "Machine",
+    "answer_all",
+    "bench_bundle",
+    "describe_machine",
+    "interleave",
+    "summarise",
+]

@@ -1,0 +1,54 @@
+"""Says what machine this is, so that a figure can be read later."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edgetl.records import Record
+
+__all__ = ["Machine", "describe_machine"]
+
+# Instruction sets that decide how fast INT8 runs.
+FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+LIBRARIES = ("edgetl", "numpy", "Pillow", "onnxruntime")
+
+
+class Machine(Record):
+    """The machine and the versions a measurement was taken with."""
+
+    cpu: str
+    architecture: str
+    cores: int
+    flags: tuple[str, ...]
+    system: str
+    python: str
+    load_1min: float
+    versions: dict[str, str]
+
+
+def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
+    """Return this machine, as /proc/cpuinfo and the installed distributions describe it."""
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    pairs = [(key.strip().lower(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    said = dict(reversed(pairs))
+    flags = set(f"{said.get('flags', '')} {said.get('features', '')}".split())
+    return Machine(
+        cpu=said.get("model name") or said.get("hardware") or platform.processor() or "unknown",
+        architecture=platform.machine(),
+        cores=os.cpu_count() or 1,
+        flags=tuple(flag for flag in FLAGS if flag in flags),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        load_1min=round(os.getloadavg()[0], 2),
+        versions={name: found for name in LIBRARIES if (found := _version(name))},
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

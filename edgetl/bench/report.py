@@ -1,0 +1,156 @@
+"""Benchmarks a bundle on this machine: one photo at a time, as fast as it goes, and from a cold start."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgetl.bench.machine import Machine, describe_machine
+from edgetl.bench.timing import summarise, time_calls
+from edgetl.bundle import Bundle
+from edgetl.errors import SettingsError
+from edgetl.records import Latency, Precision, Record
+from edgetl.runtime import Predictor
+
+__all__ = ["BenchReport", "ColdStart", "Split", "bench_bundle"]
+
+WARM_UP_SECONDS = 1.0
+# What a fresh process on the device does; prints what it saw as JSON.
+COLD_START = """
+import json, resource, sys, time
+from edgetl.runtime import Predictor
+with Predictor.open(sys.argv[1]) as predictor:
+    opened = time.time()
+    photo = sys.stdin.buffer.read()
+    predictor.predict(photo)
+    answered = time.time()
+    for _ in range(20):
+        predictor.predict(photo)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"opened": opened, "answered": answered, "peak_memory_bytes": peak}))
+"""
+
+
+class Split(Record):
+    """Median milliseconds of each part of one prediction."""
+
+    decode_ms: float
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+
+
+class ColdStart(Record):
+    """A fresh process: seconds from its start to an open bundle and to the first answer, and its peak memory."""
+
+    opened_seconds: float
+    answered_seconds: float
+    peak_memory_bytes: int
+
+
+class BenchReport(Record):
+    """What was measured, on which machine; `quick` marks runs under 60 s, as the MLPerf-style rules ask."""
+
+    bundle: str
+    target: str
+    engine: str
+    precision: Precision
+    size_bytes: int
+    photos: str
+    quick: bool
+    single_stream: Latency
+    split: Split
+    throughput_per_second: float
+    threads: int
+    cold_start: ColdStart
+    machine: Machine
+
+
+def bench_bundle(folder: Path, seconds: float = 10.0) -> BenchReport:
+    """Return what the bundle does on this machine, on its golden photos (or one made-up photo where it has none).
+
+    Args:
+        folder: the bundle.
+        seconds: how long single-stream and throughput are each measured, after a second of warm-up.
+
+    Raises:
+        SettingsError: seconds is not positive.
+        BundleError: no bundle there, or a damaged one.
+        MissingError: its engine is not installed here.
+    """
+    if not 0 < seconds <= 3600:
+        raise SettingsError(f"seconds must lie between 0 and 3600, found {seconds}")
+    bundle = Bundle.open(folder)
+    photos, source = _photos(bundle)
+    artifact = bundle.manifest.artifact
+    with Predictor.open(folder) as predictor:
+        turn = cycle(photos)
+        times = []
+        samples = time_calls(lambda: times.append(predictor.predict(next(turn)).time), seconds, WARM_UP_SECONDS)
+        timed = times[-len(samples) :]
+    threads = os.cpu_count() or 1
+    return BenchReport(
+        bundle=str(folder),
+        target=bundle.manifest.target,
+        engine=artifact.engine,
+        precision=artifact.precision,
+        size_bytes=bundle.manifest.files[artifact.path].size_bytes,
+        photos=source,
+        quick=seconds < 60,
+        single_stream=summarise(samples),
+        split=Split(
+            decode_ms=float(np.median([one.decode_ms for one in timed])),
+            preprocess_ms=float(np.median([one.preprocess_ms for one in timed])),
+            inference_ms=float(np.median([one.inference_ms for one in timed])),
+            postprocess_ms=float(np.median([one.postprocess_ms for one in timed])),
+        ),
+        throughput_per_second=_throughput(folder, photos, threads, seconds),
+        threads=threads,
+        cold_start=_cold_start(folder, photos[0]),
+        machine=describe_machine(),
+    )
+
+
+def _photos(bundle: Bundle) -> tuple[list[bytes], str]:
+    golden = bundle.manifest.golden
+    if golden is not None:
+        return [bundle.read(name) for name in golden.images], f"{len(golden.images)} golden photos"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((640, 480)).save(buffer, "JPEG", quality=90)
+    return [buffer.getvalue()], "one made-up photo of 640x480 (the bundle holds no golden ones)"
+
+
+def _throughput(folder: Path, photos: list[bytes], threads: int, seconds: float) -> float:
+    """Return photos a second, with one photo in work a core and one engine thread each."""
+    with Predictor.open(folder, threads=1) as predictor, ThreadPoolExecutor(threads) as pool:
+        turn = cycle(photos)
+        list(pool.map(predictor.predict, islice(turn, 4 * threads)))
+        done, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < seconds:
+            done += len(list(pool.map(predictor.predict, islice(turn, 16 * threads))))
+        return done / passed
+
+
+def _cold_start(folder: Path, photo: bytes) -> ColdStart:
+    """Return the first answer of a fresh process; wall-clock times are compared within one machine, seconds apart."""
+    started = time.time()
+    child = subprocess.run(
+        [sys.executable, "-c", COLD_START, str(folder)], input=photo, capture_output=True, check=True
+    )
+    seen = json.loads(child.stdout)
+    return ColdStart(
+        opened_seconds=seen["opened"] - started,
+        answered_seconds=seen["answered"] - started,
+        peak_memory_bytes=seen["peak_memory_bytes"],
+    )

@@ -1,0 +1,73 @@
+"""Times calls with a monotonic clock: warm-up apart, every sample kept, rivals interleaved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgetl.records import Latency
+
+__all__ = ["interleave", "summarise", "time_calls"]
+
+# Fewest samples below which a percentile is not stated (MLPerf Inference's rule, early-stopping table).
+FEWEST = {90: 64, 99: 662}
+
+
+def summarise(samples_ms: Sequence[float]) -> Latency:
+    """Return the percentiles of latency samples in milliseconds.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if not samples_ms:
+        raise ValueError("no latency was sampled")
+    ordered = np.sort(np.asarray(samples_ms, dtype=np.float64))
+
+    def percentile(rank: int) -> float | None:
+        return float(np.percentile(ordered, rank)) if len(ordered) >= FEWEST[rank] else None
+
+    return Latency(
+        p50_ms=float(np.median(ordered)),
+        p90_ms=percentile(90),
+        p99_ms=percentile(99),
+        mean_ms=float(ordered.mean()),
+        count=len(ordered),
+        samples_ms=tuple(round(float(sample), 5) for sample in samples_ms),
+    )
+
+
+def time_calls(call: Callable[[], Any], seconds: float, warm_up_seconds: float) -> list[float]:
+    """Return milliseconds of each call made back to back for at least `seconds`, after an untimed warm-up."""
+    clock = time.perf_counter
+    warm = clock() + warm_up_seconds
+    while clock() < warm:
+        call()
+    samples: list[float] = []
+    end = clock() + seconds
+    while not samples or clock() < end:
+        start = clock()
+        call()
+        samples.append((clock() - start) * 1000)
+    return samples
+
+
+def interleave(calls: dict[str, Callable[[], Any]], rounds: int, per_round: int) -> dict[str, Latency]:
+    """Return the latency of each call, timed in turn so that a drift of the machine meets all alike.
+
+    Args:
+        calls: by name.
+        rounds: how often each has its turn; the first turn is warm-up and not counted.
+        per_round: calls a turn.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            for _ in range(per_round):
+                start = time.perf_counter()
+                call()
+                if turn:
+                    samples[name].append((time.perf_counter() - start) * 1000)
+    return {name: summarise(taken) for name, taken in samples.items()}

@@ -1,0 +1,98 @@
+"""Folders that appear whole or not at all, whatever happens in between."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgetl.errors import MissingError
+
+__all__ = ["atomic_folder", "write_file"]
+
+_PARTIAL = ".partial-"
+# From linux/fs.h: swap two existing paths in one step.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `final`; it becomes `final` when the block ends, and vanishes if it fails.
+
+    A folder already at `final` is replaced in one step. Folders that killed processes left behind are removed.
+
+    Raises:
+        MissingError: the disk is full; nothing at `final` has changed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final)
+    partial = final.with_name(f".{final.name}{_PARTIAL}{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        _sync(partial)
+        _put_in_place(partial, final)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise MissingError(
+                f"{final}: no space left on this disk. What was finished is kept: free some space and type the same command"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a whole file, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    if not final.exists():
+        partial.rename(final)
+    elif not _exchange(partial, final):
+        # No exchange on this file system: for a moment there is nothing at `final`, never half of something.
+        old = partial.with_name(partial.name + "-old")
+        final.rename(old)
+        partial.rename(final)
+        shutil.rmtree(old)
+    folder = os.open(final.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _remove_abandoned(final: Path) -> None:
+    for stray in final.parent.glob(f".{final.name}{_PARTIAL}*"):
+        owner = stray.name.rpartition(_PARTIAL)[2].partition("-")[0]
+        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
+            shutil.rmtree(stray, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,88 @@
+"""What a bundle says about itself: the records in `manifest.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgetl.records import Precision, Preprocess, Record, TensorSpec
+
+__all__ = ["SCHEMA", "Accuracies", "Artifact", "FileEntry", "Golden", "Manifest", "Parity", "Weights"]
+
+SCHEMA = 1
+
+
+class FileEntry(Record):
+    """One file of the bundle; every file but the manifest has one."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+
+class Artifact(Record):
+    """The model file that the engine runs, and the tensors at its border."""
+
+    path: str
+    engine: str
+    precision: Precision
+    threads: int = Field(ge=0, description="0 leaves the choice to the engine")
+    input: TensorSpec
+    output: TensorSpec
+
+
+class Golden(Record):
+    """What `edgetl verify` replays: real images, the tensors they become, and the logits expected."""
+
+    images: tuple[str, ...]
+    inputs: str
+    logits: str
+    pixel_tolerance: int = Field(ge=0, le=255, description="largest difference of a pixel: decoders differ by a little")
+    logit_tolerance: float = Field(gt=0, description="largest difference of a logit")
+
+
+class Accuracies(Record):
+    """Shares of right answers in [0, 1] on images that nothing was chosen by."""
+
+    split: Literal["val", "test"]
+    images: int
+    frozen: float
+    float_: float = Field(alias="float")
+    shipped: float
+
+
+class Parity(Record):
+    """How far an artifact is from the trained network, on real images."""
+
+    max_relative_error: float
+    top1_agreement: float
+    images: int
+
+
+class Weights(Record):
+    """Where the backbone's weights come from, and under which licence."""
+
+    source: str
+    identity: str = Field(description="sha256 of the file, or the address that names its hash")
+    licence: str
+
+
+class Manifest(Record):
+    """Everything a runtime needs to know, and everything a reader should."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    task: Literal["classification"]
+    labels: tuple[str, ...] = Field(min_length=2)
+    preprocess: Preprocess
+    artifact: Artifact
+    golden: Golden | None
+    backbone: str
+    weights: Weights
+    target: str
+    seed: int
+    build: str = Field(description="hash of all that the bundle was made from")
+    accuracy: Accuracies
+    parity: Parity
+    toolchain: dict[str, str]
+    files: dict[str, FileEntry]

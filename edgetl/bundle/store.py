@@ -1,0 +1,137 @@
+"""Writes bundles in one step and reads them with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgetl.bundle.atomic import atomic_folder, write_file
+from edgetl.bundle.manifest import SCHEMA, FileEntry, Manifest
+from edgetl.errors import BundleError
+
+__all__ = ["Bundle", "check_output", "sha256_of", "write_bundle"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle on disk: its folder and what it says about itself."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Bundle:
+        """Return the bundle in a folder; only its manifest is read.
+
+        Raises:
+            BundleError: no bundle there, a manifest that cannot be read, or one of another schema version.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            found = "a folder without manifest.json" if folder.is_dir() else "no such folder"
+            raise BundleError(f"{folder}: not a bundle ({found}). Make one with: edgetl build --out {folder}")
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise BundleError(
+                f"{path}: {where}: {first['msg']}. This edgetl reads manifests of schema {SCHEMA}; "
+                "build the bundle again, or use the version of edgetl that made it"
+            ) from error
+        return cls(folder=folder, manifest=manifest)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file that the manifest lists, after checking its hash.
+
+        Raises:
+            BundleError: the file is not listed, missing, a link, or not what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.folder}: {name} is not listed in the manifest")
+        path = self.folder / name
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(
+                f"{path}: {'is a link' if path.is_symlink() else 'is missing'}. Copy the whole bundle again"
+            )
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != entry.sha256:
+            raise BundleError(
+                f"{path}: damaged or changed: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}.... "
+                "Copy the whole bundle again"
+            )
+        return content
+
+    def check_files(self) -> int:
+        """Return the number of files, after checking that each is as listed and that there is no other.
+
+        Raises:
+            BundleError: a file is damaged, missing, a link, or not listed.
+        """
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink():
+                raise BundleError(f"{path}: is a link. A bundle holds plain files only")
+            if path.is_file() and name != MANIFEST and name not in self.manifest.files:
+                raise BundleError(
+                    f"{path}: not listed in the manifest. Remove it: a bundle holds only what it declares"
+                )
+        for name in self.manifest.files:
+            self.read(name)
+        return len(self.manifest.files)
+
+
+def check_output(out: Path) -> None:
+    """Return if a bundle may be written at `out`: nothing is there, or an empty folder, or an older bundle.
+
+    Raises:
+        BundleError: something else is there.
+    """
+    if out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir())):
+        return
+    if out.exists() or out.is_symlink():
+        raise BundleError(
+            f"{out}: exists and is no bundle, so it is not replaced. Choose another --out, or move it away"
+        )
+
+
+def write_bundle(out: Path, compose: Callable[[Path], Manifest]) -> Bundle:
+    """Return the bundle written at `out` in one step; an older bundle there is replaced.
+
+    Args:
+        out: where the bundle appears.
+        compose: writes every file into the folder it is given and returns the manifest, its `files` still empty.
+
+    Raises:
+        BundleError: something that is no bundle is at `out`.
+        MissingError: the disk is full.
+    """
+    check_output(out)
+    with atomic_folder(out) as folder:
+        manifest = compose(folder)
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        entries = {
+            name: FileEntry(sha256=sha256_of(folder / name), size_bytes=(folder / name).stat().st_size)
+            for name in names
+        }
+        whole = manifest.model_copy(update={"files": entries})
+        write_file(folder / MANIFEST, whole.model_dump_json(by_alias=True, indent=2) + "\n")
+    return Bundle.open(out)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""`edgetl`: the verbs, and how errors end."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any
+
+import typer
+
+from edgetl.cli import bench, build, predict, targets, verify
+from edgetl.cli.console import complain
+from edgetl.errors import EdgetlError, nearest
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+# Typer carries its own copy of click, or depends on it, by version; its errors are found through what it exports.
+UsageError: Any = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="edgetl",
+    help="From a folder of photos to a verified, measured bundle that runs on an edge device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (build.build, predict.predict, verify.verify, bench.bench, targets.targets):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run one verb and leave with its exit code: 0 done, 2 wrong use or input, 3 missed, 4 missing here."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as finished:
+        code = finished.exit_code
+    except UsageError as wrong:
+        complain(_explain(wrong))
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        complain("stopped. What was finished is kept: type the same command to go on")
+        code = INTERRUPTED
+    except EdgetlError as error:
+        complain(f"{type(error).__name__}: {error}")
+        code = error.exit_code
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        complain(f"no space left on the disk: {error}. Free some and type the same command: what was finished is kept")
+        code = 4
+    sys.exit(code or 0)
+
+
+def _explain(wrong: Any) -> str:
+    """Return what is wrong with the words typed, with the nearest option where one is unknown."""
+    unknown, context = getattr(wrong, "option_name", None), wrong.ctx
+    if unknown is None or context is None:
+        return str(wrong.format_message())
+    known = [name for parameter in context.command.params for name in parameter.opts]
+    return f"unknown option {unknown}. {nearest(unknown, known)}"

@@ -1,0 +1,73 @@
+"""What every verb shows: progress and complaints on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+__all__ = ["Shown", "complain", "out", "print_json"]
+
+Item = TypeVar("Item")
+
+out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """Show an error."""
+    _err.print(Text.assemble(("edgetl: ", "bold red"), line))
+
+
+def print_json(result: BaseModel | dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    plain = result.model_dump(mode="json", by_alias=True) if isinstance(result, BaseModel) else result
+    out.file.write(json.dumps(plain, indent=2) + "\n")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed else f"{task.speed:,.1f}/s")
+
+
+class Shown:
+    """A Progress on stderr: a bar with a rate while something runs, a line when something is said."""
+
+    def __init__(self) -> None:
+        self._console = _err
+
+    @contextmanager
+    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar until the block ends."""
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+            TimeRemainingColumn(), console=self._console, transient=True,
+        ) as bar:  # fmt: skip
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.advance(task, done)
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """Yield the items, counting them."""
+        with self.count(what, total) as advance:
+            for item in items:
+                yield item
+                advance(1)
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        self._console.print(Text(line, style="dim"))

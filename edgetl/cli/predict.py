@@ -1,0 +1,49 @@
+"""`edgetl predict`: what is on these photos?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from edgetl.cli.console import out, print_json
+
+__all__ = ["predict"]
+
+
+def predict(
+    bundle: Annotated[Path, Argument(help="Folder of the bundle.")],
+    photos: Annotated[list[Path], Argument(help="Photo files.")],
+    top: Annotated[int, Option(help="How many labels a photo.")] = 3,
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer for photos with a bundle."""
+    from edgetl.runtime import Predictor
+
+    with Predictor.open(bundle) as predictor:
+        answers = [(photo, predictor.predict(photo, top)) for photo in photos]
+    if json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "predictions": [
+                    {
+                        "photo": str(photo),
+                        "label": answer.label,
+                        "scores": [{"label": each.label, "score": each.score} for each in answer.scores],
+                        "time_ms": {
+                            "decode": answer.time.decode_ms,
+                            "preprocess": answer.time.preprocess_ms,
+                            "inference": answer.time.inference_ms,
+                            "postprocess": answer.time.postprocess_ms,
+                        },
+                    }
+                    for photo, answer in answers
+                ],
+            }
+        )
+        return
+    for photo, answer in answers:
+        scores = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.scores)
+        out.print(f"{photo}: {scores}  ({answer.time.total_ms:.1f} ms)")

@@ -1,0 +1,34 @@
+"""`edgetl verify`: is this bundle whole, and does this machine answer as the build did?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from edgetl.cli.console import out, print_json
+
+__all__ = ["verify"]
+
+
+def verify(
+    bundle: Annotated[Path, Argument(help="Folder of the bundle.")],
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check every file's hash and replay the golden photos on the engine of this machine."""
+    from edgetl.runtime import verify_bundle
+
+    verified = verify_bundle(bundle)
+    if json:
+        print_json(verified)
+        return
+    out.print(f"{bundle}: {verified.files} files are as the manifest says")
+    if verified.golden is None:
+        out.print("the bundle holds no golden photos, so its answers were not replayed")
+        return
+    out.print(
+        f"{verified.golden.images} golden photos answered alike by {verified.engine}, {verified.precision}: "
+        f"largest logit difference {verified.golden.max_logit_difference:.3g} (at most {verified.logit_tolerance:.3g}), "
+        f"largest pixel difference {verified.golden.max_pixel_difference}"
+    )

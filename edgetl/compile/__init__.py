@@ -1,0 +1,42 @@
+"""From a core graph to the artifact that an engine loads fastest: one file an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from edgetl.errors import TargetError
+from edgetl.records import TensorSpec
+
+__all__ = ["COMPILERS", "Compiled", "compile_graph"]
+
+# Engine name -> the module whose `compile_graph` serves it; imported when used.
+COMPILERS = {"onnxruntime": "edgetl.compile.for_onnxruntime"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiled:
+    """An artifact's content, the suffix of its file, and the tensors at its border."""
+
+    content: bytes
+    suffix: str
+    input: TensorSpec
+    output: TensorSpec
+
+
+def compile_graph(graph: bytes, engine: str) -> Compiled:
+    """Return the artifact of a core graph for an engine, with a uint8 NHWC face.
+
+    Args:
+        graph: a serialized core graph: float32 `image` of shape (images, 3, height, width), quantized or not.
+        engine: a name from `COMPILERS`.
+
+    Raises:
+        TargetError: the engine is not known here.
+        MissingError: what compiling for it needs is not installed.
+    """
+    if engine not in COMPILERS:
+        raise TargetError(f"engine {engine!r} cannot be compiled for here. Known: {', '.join(COMPILERS)}")
+    compiler: Callable[[bytes], Compiled] = import_module(COMPILERS[engine]).compile_graph
+    return compiler(graph)

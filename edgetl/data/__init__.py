@@ -1,0 +1,29 @@
+"""Reads folders of photos into a Dataset, and finds bad, duplicate and leaking images."""
+
+from __future__ import annotations
+
+from edgetl.data.check import TRAINING_MAX_PIXELS, BadImage, Check, Duplicate, Leak, check_dataset, without_bad
+from edgetl.data.dataset import SPLITS, Dataset, Item, Split, balanced, hold_out
+from edgetl.data.loader import image_batches, load_image
+from edgetl.data.readers import READERS, Reader, read_dataset
+
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "TRAINING_MAX_PIXELS",
+    "BadImage",
+    "Check",
+    "Dataset",
+    "Duplicate",
+    "Item",
+    "Leak",
+    "Reader",
+    "Split",
+    "balanced",
+    "check_dataset",
+    "hold_out",
+    "image_batches",
+    "load_image",
+    "read_dataset",
+    "without_bad",
+]

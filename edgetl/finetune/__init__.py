@@ -1,0 +1,21 @@
+"""Transfer learning: the frozen feature-extractor stage, then fine-tuning."""
+
+from edgetl.finetune.device import pick_device
+from edgetl.finetune.features import write_features
+from edgetl.finetune.head import Classifier, LinearHead, fit_head
+from edgetl.finetune.loop import History, TuneSettings, classifier_logits, tune
+from edgetl.finetune.views import ViewChoice, choose_view
+
+__all__ = [
+    "Classifier",
+    "History",
+    "LinearHead",
+    "TuneSettings",
+    "ViewChoice",
+    "choose_view",
+    "classifier_logits",
+    "fit_head",
+    "pick_device",
+    "tune",
+    "write_features",
+]

@@ -1,0 +1,77 @@
+"""Chooses how photos are seen: fitted to the square how, and whether a mirrored photo is the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+
+from edgetl.backbones import Backbone
+from edgetl.data import Dataset, Item, hold_out
+from edgetl.finetune.features import extract_features
+from edgetl.finetune.head import cross_validated
+from edgetl.records import Fit, Progress, Record
+
+__all__ = ["ViewChoice", "choose_view"]
+
+# Photos probed at the most: enough to tell 3 points apart.
+SAMPLE = 500
+# A mirrored photo is the same thing if probes that never saw one lose no more than this share of answers.
+MIRROR_LOSS = 0.03
+
+
+class ViewChoice(Record):
+    """The fit, and whether training mirrors photos, with the probes' accuracies in [0, 1] that decided."""
+
+    fit: Fit
+    mirror: bool
+    fit_accuracy: dict[Fit, float]
+    mirrored_accuracy: float
+
+
+def choose_view(
+    backbone: Backbone,
+    dataset: Dataset,
+    items: Sequence[Item],
+    fit: Fit | None,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> ViewChoice:
+    """Return the view on which cross-validated linear probes answer best, on a sample of training photos.
+
+    Args:
+        backbone: whose features are probed.
+        dataset: where the photos lie.
+        items: training photos; nothing held out is among them.
+        fit: what the user asked for, or None to choose among all.
+        seed: draws the sample.
+        device: where the backbone runs.
+        progress: shows the passes.
+    """
+    sample = tuple(items)
+    if len(sample) > SAMPLE:
+        _, sample = hold_out(sample, SAMPLE / len(sample), seed)
+    counts = np.bincount([item.label for item in sample], minlength=len(dataset.labels))
+    # A class of one photo cannot be on both sides of a fold.
+    sample = tuple(item for item in sample if counts[item.label] >= 2)
+    candidates: tuple[Fit, ...] = (fit,) if fit else get_args(Fit)
+    if len({item.label for item in sample}) < 2:
+        return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=0.0)
+    labels = np.array([item.label for item in sample])
+    features = {
+        one: extract_features(
+            backbone, dataset, sample, backbone.preprocess.model_copy(update={"fit": one}), device, progress
+        )
+        for one in candidates
+    }
+    scores = {one: cross_validated(features[one], labels, seed=seed) for one in candidates}
+    best = max(candidates, key=lambda one: scores[one])
+    how = backbone.preprocess.model_copy(update={"fit": best})
+    turned = extract_features(backbone, dataset, sample, how, device, progress, mirror=True)
+    mirrored = cross_validated(features[best], labels, mirrored=turned, seed=seed)
+    return ViewChoice(
+        fit=best, mirror=mirrored >= scores[best] - MIRROR_LOSS, fit_accuracy=scores, mirrored_accuracy=mirrored
+    )

@@ -1,0 +1,58 @@
+"""Walks the line: makes each stage that is not there yet, then writes the bundle in one step."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from edgetl.bundle import Bundle, write_bundle
+from edgetl.errors import BundleError
+from edgetl.pipeline.compose import compose
+from edgetl.pipeline.plan import make_plan
+from edgetl.pipeline.settings import BuildSettings
+from edgetl.pipeline.steps import STEPS
+from edgetl.records import Progress, Quiet
+
+__all__ = ["build"]
+
+
+def build(settings: BuildSettings, progress: Progress | None = None, force: bool = False) -> Bundle:
+    """Return the bundle of these settings, written at `settings.out`; its `report.json` says what was measured.
+
+    Stages that an earlier build left are used as they are; a bundle of the same settings is returned at once.
+
+    Args:
+        settings: what to build.
+        progress: shows the stages; nothing is shown without it.
+        force: make every stage anew.
+
+    Raises:
+        EdgetlError: of the kind that says what is wrong; what was finished is kept, and nothing at `out` has changed.
+    """
+    progress = progress or Quiet()
+    started = time.perf_counter()
+    plan = make_plan(settings, progress)
+    if not force and (ready := _ready(plan.bundle.key, settings)):
+        progress.say(f"{settings.out} is up to date")
+        return ready
+    for stage in plan.stages:
+        if force:
+            stage.forget()
+        begun, found = time.perf_counter(), stage.done
+        stage.make(partial(STEPS[stage.name], plan, progress))
+        progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
+        if stage is plan.check:
+            plan.refuse_bad()
+    return write_bundle(settings.out, lambda folder: compose(plan, folder, started))
+
+
+def _ready(key: str, settings: BuildSettings) -> Bundle | None:
+    """Return the bundle at `out` if it was made from the same things and is whole."""
+    try:
+        bundle = Bundle.open(settings.out)
+        if bundle.manifest.build != key:
+            return None
+        bundle.check_files()
+    except BundleError:
+        return None
+    return bundle

@@ -1,0 +1,135 @@
+"""Plans a build: reads what was asked for, and names each stage by the hash of all that its output depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+
+import torch
+
+from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backbone
+from edgetl.bench import describe_machine
+from edgetl.bundle import check_output
+from edgetl.data import Check, Dataset, Item, hold_out, read_dataset, without_bad
+from edgetl.errors import DataError
+from edgetl.finetune import TuneSettings, ViewChoice, pick_device
+from edgetl.pipeline.settings import BuildSettings
+from edgetl.pipeline.stages import Stage
+from edgetl.recipe import CalibrationRecipe, load_recipe
+from edgetl.records import Preprocess, Progress
+from edgetl.target import TargetProfile, load_target
+
+__all__ = ["Plan", "make_plan"]
+
+# Share of the training photos that every choice is made on.
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A build before it runs: what was asked, what was found, and its stages in order."""
+
+    settings: BuildSettings
+    target: TargetProfile
+    recipe: CalibrationRecipe
+    dataset: Dataset
+    weights: WeightsChoice
+    device: torch.device
+    check: Stage
+    view: Stage
+    frozen: Stage
+    tuned: Stage
+    exported: Stage
+    quantized: Stage | None
+    judged: Stage
+    bundle: Stage
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that leave something in the cache, in order."""
+        every = (self.check, self.view, self.frozen, self.tuned, self.exported, self.quantized, self.judged)
+        return tuple(stage for stage in every if stage is not None)
+
+    @property
+    def tuning(self) -> TuneSettings:
+        """The settings of the fine-tuning stage."""
+        return tuning_of(self.settings)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded when first needed."""
+        return load_backbone(self.settings.backbone, self.weights, self.settings.image_size, self.settings.seed)
+
+    @cached_property
+    def usable(self) -> Dataset:
+        """The photos that can be read, once the check stage is done."""
+        return without_bad(self.dataset, self.check.read("check", Check), self.settings.skip_bad)
+
+    def refuse_bad(self) -> None:
+        """Return if every photo can be read, or the bad ones are to be skipped; needs the check stage.
+
+        Raises:
+            DataError: names the bad photos.
+        """
+        _ = self.usable
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:
+        """Photos to train on, photos held out to choose by, and photos that nothing is chosen by.
+
+        Raises:
+            DataError: no class has two training photos, so nothing can be held out.
+        """
+        rest, held = hold_out(self.usable.of("train"), HELD_OUT, self.settings.seed)
+        if not held:
+            raise DataError(
+                f"{self.settings.data}: every class has a single training photo, so none can be held out to choose by. "
+                "Add photos: twenty a class is a good start"
+            )
+        return rest, held, self.usable.of(self.usable.evaluation)
+
+    @cached_property
+    def photo(self) -> Preprocess:
+        """The preprocessing that training uses, once the view stage is done: no border yet."""
+        return self.backbone.preprocess.model_copy(update={"fit": self.view.read("view", ViewChoice).fit})
+
+
+def tuning_of(settings: BuildSettings) -> TuneSettings:
+    """Return what the settings say of the fine-tuning stage."""
+    return TuneSettings(
+        epochs=settings.epochs, backbone_lr=settings.lr, head_lr=min(1.0, 10 * settings.lr), seed=settings.seed
+    )
+
+
+def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
+    """Return the plan of a build: the photos are listed and hashed, nothing else is done.
+
+    Raises:
+        EdgetlError: what was asked for does not exist, is not here, or cannot be used.
+    """
+    check_output(settings.out)
+    target, recipe = load_target(settings.target), load_recipe(settings.recipe)
+    weights = choose_weights(settings.backbone, settings.weights, settings.seed)
+    device = pick_device(settings.device)
+    dataset = read_dataset(settings.data, settings.seed, progress)
+    training = {"torch": version("torch"), "torchvision": version("torchvision"), "device": device.type}
+    tools = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+    check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest)
+    view = Stage.of(
+        "view", ("records", "data", "runtime/preprocess", "backbones", "finetune"), check, training, settings.backbone,
+        weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
+    )  # fmt: skip
+    frozen = Stage.of("frozen", ("pipeline/steps",), view)
+    tuned = Stage.of("tuned", (), frozen, tuning_of(settings).model_dump())
+    exported = Stage.of("exported", ("export", "compile"), tuned, tools, target.engine.name)
+    quantized = None
+    if "int8" in target.engine.precisions:
+        quantized = Stage.of("quantized", ("quantize",), exported, recipe.model_dump())
+    machine = describe_machine().model_dump(exclude={"load_1min"})
+    judged = Stage.of("judged", ("bench", "metrics"), exported, quantized, target.model_dump(), machine)
+    bundle = Stage.of("bundle", ("bundle", "runtime", "pipeline"), judged, settings.golden)
+    return Plan(
+        settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
+        view=view, frozen=frozen, tuned=tuned, exported=exported, quantized=quantized, judged=judged, bundle=bundle,
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""What the stages leave behind, and what a build came to: `report.json` in the bundle."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgetl.bench import Machine
+from edgetl.bundle import Accuracies, Parity
+from edgetl.compile import Compiled
+from edgetl.data import Check
+from edgetl.finetune import History, ViewChoice
+from edgetl.quantize import Candidate, Verdict
+from edgetl.records import Latency, Precision, Preprocess, Record, TensorSpec
+
+__all__ = [
+    "BuildReport",
+    "CompiledFile",
+    "Exported",
+    "Frozen",
+    "Judged",
+    "Measured",
+    "Quantized",
+    "Seconds",
+    "Summary",
+    "Tuned",
+]
+
+
+class Frozen(Record):
+    """The frozen stage: how strongly its head is regularised, what it answers, how long it took."""
+
+    strength: float
+    held_out_accuracy: float
+    accuracy: float
+    seconds: float
+
+
+class Tuned(Record):
+    """The fine-tuning stage."""
+
+    history: History
+    seconds: float
+
+
+class CompiledFile(Record):
+    """An artifact that a stage left in its folder, and the tensors at its border."""
+
+    name: str
+    input: TensorSpec
+    output: TensorSpec
+
+    @classmethod
+    def of(cls, stem: str, compiled: Compiled) -> CompiledFile:
+        """Return the entry of a compiled artifact that is written under `stem`."""
+        return cls(name=stem + compiled.suffix, input=compiled.input, output=compiled.output)
+
+
+class Exported(Record):
+    """The export stage: the float artifact, which exporter made it, and its parity with the trained network."""
+
+    artifact: CompiledFile
+    exporter: str
+    preprocess: Preprocess
+    parity: Parity
+
+
+class Quantized(Record):
+    """The quantization stage: the INT8 artifact and how many photos calibrated it."""
+
+    artifact: CompiledFile
+    calibration_images: int
+
+
+class Measured(Record):
+    """One artifact as measured on its engine here, and on images that nothing was chosen by."""
+
+    precision: Precision
+    size_bytes: int
+    latency: Latency
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    macro_f1: float
+    confusion: tuple[tuple[int, ...], ...]
+    parity: Parity
+
+
+class Judged(Record):
+    """The measuring stage: every artifact's figures, and which ships."""
+
+    candidates: tuple[Candidate, ...]
+    verdict: Verdict
+    measured: tuple[Measured, ...]
+    missed: tuple[str, ...]
+    machine: Machine
+
+    def of(self, precision: Precision) -> Measured:
+        """Return the figures of one precision; float's where another was not built."""
+        return next((each for each in self.measured if each.precision == precision), self.measured[0])
+
+
+class Seconds(Record):
+    """How long the stages took when they were made, and how long the last build took with what it found done."""
+
+    frozen: float
+    tune: float
+    total: float
+
+
+class BuildReport(Record):
+    """Everything a build measured and decided.
+
+    Fit, regularisation, when to stop and precision were chosen on `held_out_images` of the training photos; `accuracy`
+    is on a split that nothing was chosen by.
+    """
+
+    choices_made_on: Literal["a tenth of the training photos, held out"] = "a tenth of the training photos, held out"
+    backbone: str
+    target: str
+    labels: tuple[str, ...]
+    train_images: int
+    held_out_images: int
+    check: Check
+    view: ViewChoice
+    frozen: Frozen
+    tuned: Tuned
+    exporter: str
+    parity: Parity
+    recipe: str | None
+    calibration_images: int
+    accuracy: Accuracies
+    judged: Judged
+    seconds: Seconds
+    seed: int
+    command: str
+
+
+class Summary(Record):
+    """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds."""
+
+    bundle: str
+    target: str
+    engine: str
+    precision: Precision
+    classes: int
+    accuracy: dict[str, float]
+    latency_ms: dict[str, float]
+    size_bytes: dict[str, int]
+    seconds: Seconds
+
+    @classmethod
+    def of(cls, bundle: str, engine: str, report: BuildReport) -> Summary:
+        """Return the summary of a report; `bundle` is the bundle's folder."""
+        plain, shipped = report.judged.of("fp32"), report.judged.of(report.judged.verdict.precision)
+        return cls(
+            bundle=bundle,
+            target=report.target,
+            engine=engine,
+            precision=shipped.precision,
+            classes=len(report.labels),
+            accuracy={
+                "frozen": report.accuracy.frozen,
+                "float": report.accuracy.float_,
+                "shipped": report.accuracy.shipped,
+            },
+            latency_ms={"float_p50": plain.latency.p50_ms, "shipped_p50": shipped.latency.p50_ms},
+            size_bytes={"float": plain.size_bytes, "shipped": shipped.size_bytes},
+            seconds=report.seconds,
+        )

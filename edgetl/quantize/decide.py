@@ -1,0 +1,74 @@
+"""Decides which candidate ships: quantized only if it pays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgetl.metrics import compare_paired
+from edgetl.records import IntArray, Precision, Record
+from edgetl.target import TargetProfile
+
+__all__ = ["Candidate", "Verdict", "decide"]
+
+
+class Candidate(Record):
+    """One artifact that could ship: its speed here, and what it answers for the held-out photos."""
+
+    precision: Precision
+    latency_p50_ms: float
+    size_bytes: int
+    held_out_accuracy: float
+
+
+class Verdict(Record):
+    """Which precision ships, and why, in one sentence."""
+
+    precision: Precision
+    reason: str
+    drop_points: float
+    speed_up: float
+
+
+def decide(
+    float_: Candidate,
+    int8: Candidate | None,
+    float_answers: IntArray,
+    int8_answers: IntArray | None,
+    actual: IntArray,
+    target: TargetProfile,
+) -> Verdict:
+    """Return the verdict: INT8 if its accuracy drop is inside the target's budget and it is faster, else float.
+
+    The drop is paired, image by image. Where the budget is finer than one held-out photo, one photo is allowed.
+
+    Args:
+        float_: the float artifact.
+        int8: the quantized one; None where the target allows none.
+        float_answers: classes the float artifact gives for the held-out photos, shape (images,).
+        int8_answers: classes the quantized one gives.
+        actual: the true classes.
+        target: whose budget counts.
+    """
+    if int8 is None or int8_answers is None:
+        return Verdict(precision="fp32", reason=f"{target.name} allows float only", drop_points=0.0, speed_up=1.0)
+    paired = compare_paired(float_answers, int8_answers, actual)
+    speed_up = float_.latency_p50_ms / int8.latency_p50_ms
+    budget = target.budget.accuracy_drop_points
+    allowed = max(budget, 100.0 / paired.images)
+    measured: dict[str, Any] = {"drop_points": paired.drop_points, "speed_up": speed_up}
+    change = (
+        f"{abs(paired.drop_points):.2f} points {'lost' if paired.drop_points > 0 else 'gained'} "
+        f"on {paired.images} held-out photos"
+    )
+    if paired.drop_points > allowed + 1e-9:
+        return Verdict(
+            precision="fp32", reason=f"INT8 is outside the budget of {budget:g} points: {change}", **measured
+        )
+    if speed_up <= 1.0:
+        return Verdict(precision="fp32", reason=f"INT8 is not faster: {speed_up:.2f}x the speed of float", **measured)
+    finer = f", one photo being {100.0 / paired.images:.2f}" if allowed > budget and paired.drop_points > budget else ""
+    return Verdict(
+        precision="int8",
+        reason=f"INT8 is {speed_up:.2f}x faster and inside the budget of {budget:g} points{finer}: {change}",
+        **measured,
+    )

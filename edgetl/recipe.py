@@ -1,0 +1,41 @@
+"""How an artifact is calibrated, read from `calibration/*.toml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgetl.errors import RecipeError
+from edgetl.profiles import load_named, profile_names
+from edgetl.records import Record
+
+__all__ = ["CalibrationRecipe", "load_recipe", "recipe_names"]
+
+
+class CalibrationRecipe(Record):
+    """One way to choose quantization ranges: which method, how many images, how chosen, which seed."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str
+    method: Literal["minmax", "entropy", "percentile"]
+    images: int = Field(ge=1, le=100_000)
+    select: Literal["balanced", "random"] = "balanced"
+    per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
+    reduce_range: bool = Field(default=False, description="7-bit weights, for CPUs whose 8-bit products saturate")
+    seed: int = 0
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with edgetl, sorted."""
+    return profile_names("edgetl._calibration")
+
+
+def load_recipe(name: str) -> CalibrationRecipe:
+    """Return a recipe by its name, or by the path of a TOML file (`./my-recipe.toml`).
+
+    Raises:
+        RecipeError: unknown name (the nearest are named), no such file, or a file that says something impossible.
+    """
+    return load_named("edgetl._calibration", name, CalibrationRecipe, RecipeError)

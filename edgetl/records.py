@@ -1,0 +1,180 @@
+"""The frozen records that travel from room to room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Border",
+    "Fit",
+    "FloatArray",
+    "ImageArray",
+    "IntArray",
+    "Latency",
+    "Precision",
+    "Prediction",
+    "Preprocess",
+    "Progress",
+    "Quiet",
+    "Record",
+    "Score",
+    "TensorSpec",
+    "TimeSplit",
+]
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+ImageArray = npt.NDArray[np.uint8]
+
+Fit = Literal["crop", "squash", "pad"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Item = TypeVar("Item")
+
+
+class Record(BaseModel):
+    """What is saved to disk: frozen, and refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Record):
+    """A tensor at a graph's border; -1 in the shape stands for a free dimension."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, ...]
+
+
+class Border(Record):
+    """Pixels of the mean colour around the photo, in place of the first convolution's zero padding."""
+
+    top: int = Field(default=0, ge=0)
+    left: int = Field(default=0, ge=0)
+    bottom: int = Field(default=0, ge=0)
+    right: int = Field(default=0, ge=0)
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Preprocess(Record):
+    """How a photo becomes the uint8 image that the network reads.
+
+    `side` is the square that the photo is fitted to, in pixels; `border` is painted around it. `mean` and `std`
+    are of 255; the graph in a bundle has them folded into its weights, so the device uses `mean` only as the colour of
+    the border and of padding. `crop` keeps the central square, `crop_share` of the photo's short side.
+    """
+
+    side: int = Field(ge=8, le=4096)
+    fit: Fit
+    crop_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    mean: tuple[Byte, Byte, Byte]
+    std: tuple[float, float, float]
+    border: Border = Border()
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocess:
+        if not all(0 < value < 1e6 for value in self.std):
+            raise ValueError(f"std must be positive and finite, found {self.std}")
+        return self
+
+    @property
+    def height(self) -> int:
+        """Image height with the border, in pixels."""
+        return self.side + self.border.top + self.border.bottom
+
+    @property
+    def width(self) -> int:
+        """Image width with the border, in pixels."""
+        return self.side + self.border.left + self.border.right
+
+
+class Latency(Record):
+    """Milliseconds from call to answer: percentiles, and every sample they come from.
+
+    A percentile for which too few samples were taken (MLPerf-style minimum counts: 64 for p90, 662 for p99)
+    is None.
+    """
+
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+    mean_ms: float
+    count: int
+    samples_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One label with its probability in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeSplit:
+    """Where the time of one prediction went, in milliseconds."""
+
+    decode_ms: float
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """Sum of the parts, in milliseconds."""
+        return self.decode_ms + self.preprocess_ms + self.inference_ms + self.postprocess_ms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The answer for one image: labels from most to least likely."""
+
+    scores: tuple[Score, ...]
+    time: TimeSplit
+
+    @property
+    def label(self) -> str:
+        """The most likely label."""
+        return self.scores[0].label
+
+    @property
+    def score(self) -> float:
+        """Probability of the most likely label, in [0, 1]."""
+        return self.scores[0].score
+
+
+class Progress(Protocol):
+    """How a long stage tells the user where it is."""
+
+    def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Give a function to call with the number of things just done, of `total`; shows how many and how fast."""
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """Yield the items, counting them."""
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+
+
+class Quiet:
+    """A Progress that shows nothing."""
+
+    def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Give a function that counts nothing."""
+        return nullcontext(lambda done: None)
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """Yield the items."""
+        return iter(items)
+
+    def say(self, line: str) -> None:
+        """Drop the line."""

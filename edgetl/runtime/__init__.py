@@ -1,0 +1,26 @@
+"""What runs on the device: no torch, no onnx, no training code."""
+
+from edgetl.runtime.golden import GoldenResult, Verified, check_golden, replay_golden, verify_bundle, write_golden
+from edgetl.runtime.postprocess import softmax
+from edgetl.runtime.predictor import Predictor
+from edgetl.runtime.preprocess import Photo, fit_photo, open_photo, paint_border, preprocess
+from edgetl.runtime.session import Session, open_artifact, open_session
+
+__all__ = [
+    "GoldenResult",
+    "Photo",
+    "Predictor",
+    "Session",
+    "Verified",
+    "check_golden",
+    "fit_photo",
+    "open_artifact",
+    "open_photo",
+    "open_session",
+    "paint_border",
+    "preprocess",
+    "replay_golden",
+    "softmax",
+    "verify_bundle",
+    "write_golden",
+]

@@ -1,0 +1,1 @@
+"""Target profiles: one TOML a device, with what it can do and the budget it must meet."""
