@@ -10,7 +10,6 @@ weights that ship and the preprocessing that the device uses.
 from __future__ import annotations
 
 import io
-import os
 import time
 import zipfile
 from collections.abc import Iterator
@@ -144,4 +143,4 @@ def train(source: Path | None, checkpoint: Path, recipe: Recipe, device: torch.d
             },
             fresh,
         )  # fmt: skip
-        os.replace(fresh, checkpoint)
+        fresh.replace(checkpoint)

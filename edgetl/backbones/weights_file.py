@@ -62,7 +62,7 @@ def fit_weights(network: nn.Module, state: dict[str, torch.Tensor], optional: st
         if key in state and key not in spare and state[key].shape != own[key].shape
     ]
     found = [
-        f"{what}: {', '.join(keys[:SHOWN_KEYS])}{f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else ''}"
+        f"{what}: {', '.join(keys[:SHOWN_KEYS])}" + (f" and {len(keys) - SHOWN_KEYS} more" if keys[SHOWN_KEYS:] else "")
         for what, keys in (("missing", missing), ("unknown", unknown), ("other shapes", shapes))
         if keys
     ]

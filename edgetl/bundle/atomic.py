@@ -39,7 +39,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise MissingError(
-                f"{final}: no space left on this disk. What was finished is kept: free some space and type the same command"
+                f"{final}: no space left on this disk. What was finished is kept: free some and type the same command"
             ) from error
         raise
     finally:

@@ -40,7 +40,8 @@ def _print_report(report: BenchReport) -> None:
     )
     out.print(f"machine        {report.machine.cpu}, {report.machine.cores} cores, load {report.machine.load_1min}")
     out.print(
-        f"single stream  p50 {shown(stream.p50_ms)}, p90 {shown(stream.p90_ms)}, p99 {shown(stream.p99_ms)}, {stream.count} photos"
+        f"single stream  p50 {shown(stream.p50_ms)}, p90 {shown(stream.p90_ms)}, p99 {shown(stream.p99_ms)}, "
+        f"{stream.count} photos"
     )
     out.print(
         f"split (p50)    decode {split.decode_ms:.2f} ms, preprocess {split.preprocess_ms:.2f} ms, "
@@ -48,8 +49,8 @@ def _print_report(report: BenchReport) -> None:
     )
     out.print(f"throughput     {report.throughput_per_second:.0f} photos/s, {report.threads} in work at once")
     out.print(
-        f"cold start     {cold.opened_seconds:.2f} s to an open bundle, {cold.answered_seconds:.2f} s to the first answer, "
-        f"peak memory {cold.peak_memory_bytes / 1e6:.0f} MB"
+        f"cold start     {cold.opened_seconds:.2f} s to an open bundle, {cold.answered_seconds:.2f} s to the first "
+        f"answer, peak memory {cold.peak_memory_bytes / 1e6:.0f} MB"
     )
     if report.quick:
         out.print("quick: under 60 s a measurement")

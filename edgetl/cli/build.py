@@ -54,7 +54,8 @@ def build(
 
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
-        "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device, "golden": golden,
+        "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
+        "golden": golden,
         "skip_bad": skip_bad,
     }  # fmt: skip
     settings = pipeline.read_settings(config, flags)
@@ -92,7 +93,8 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
         f"\n{len(report.check.leaks)} photos are in train and {accuracy.split} at once" if report.check.leaks else ""
     )
     out.print(
-        f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing was chosen by"
+        f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing "
+        "was chosen by"
     )
     for each in judged.measured:
         mark = "  <- ships" if each.precision == summary.precision else ""
@@ -104,5 +106,6 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
     seconds = summary.seconds
     out.print(f"{seconds.total:.0f} s in all: frozen stage {seconds.frozen:.0f} s, fine-tuning {seconds.tune:.0f} s")
     out.print(
-        f"\nNext:\n  edgetl verify {summary.bundle}\n  edgetl bench {summary.bundle}\n  edgetl predict {summary.bundle} PHOTO.jpg"
+        f"\nNext:\n  edgetl verify {summary.bundle}\n  edgetl bench {summary.bundle}\n"
+        f"  edgetl predict {summary.bundle} PHOTO.jpg"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -54,6 +55,17 @@ class Shown:
     @contextmanager
     def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a bar until the block ends."""
+        if not self._console.is_terminal:
+            started, done = time.monotonic(), 0
+
+            def advance(more: int) -> None:
+                nonlocal done
+                done += more
+
+            yield advance
+            passed = max(time.monotonic() - started, 1e-9)
+            self.say(f"{what}: {done} in {passed:.1f} s, {done / passed:,.1f}/s")
+            return
         with Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
             TimeRemainingColumn(), console=self._console, transient=True,

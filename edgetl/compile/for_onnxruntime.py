@@ -1,8 +1,8 @@
 """Gives a core graph the uint8 face that ONNX Runtime runs fastest.
 
 The photo arrives as bytes in rows of RGB. In an INT8 graph those bytes are the quantized input as they stand (scale
-1/255, zero point 0), so the graph's own quantization of the input falls away; in a float graph 1/255 goes into the first
-weights. The transposition to planes is cancelled by ONNX Runtime's own layout pass wherever its kernels read rows.
+1/255, zero point 0), so the graph's own quantization of the input falls away; in a float graph 1/255 goes into the
+first weights. The transposition to planes is cancelled by ONNX Runtime's own layout pass wherever its kernels read rows.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _feed_bytes(graph: onnx.GraphProto, quantize: onnx.NodeProto) -> None:
     scale, zero_point = values[quantize.input[1]], values[quantize.input[2]]
     if zero_point.dtype != "uint8" or int(zero_point) != 0 or abs(float(scale) * 255 - 1) > 1e-5:
         raise ExportError(
-            f"the graph's input is quantized with scale {float(scale):.6g} and zero point {int(zero_point)}, but a photo's "
-            "bytes are scale 1/255 and zero point 0"
+            f"the graph's input is quantized with scale {float(scale):.6g} and zero point {int(zero_point)}, but a "
+            "photo's bytes are scale 1/255 and zero point 0"
         )
     quantized = quantize.output[0]
     graph.node.remove(quantize)

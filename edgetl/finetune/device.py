@@ -24,7 +24,8 @@ def pick_device(name: str) -> torch.device:
         raise SettingsError(f"device is {name!r}, but it must be auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise MissingError(
-            f"device cuda was asked for, but torch {torch.__version__} sees no CUDA device here. Use --device cpu or auto"
+            f"device cuda was asked for, but torch {torch.__version__} sees no CUDA device here. "
+            "Use --device cpu or auto"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 

@@ -14,6 +14,9 @@ from edgetl.records import FloatArray, IntArray
 
 __all__ = ["Classifier", "LinearHead", "cross_validated", "fit_head"]
 
+# A feature that hardly varies is not blown up to the size of the others, as plain standardising would: it would get a
+# weight hundreds of times theirs, which multiplies INT8's rounding (seen: 92 % in float, 29 % in INT8).
+LEAST_SPREAD = 0.3
 # Inverse regularisation strengths that are tried, on standardised features.
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -88,7 +91,8 @@ def _fit(features: FloatArray, labels: IntArray, strength: float) -> LinearHead:
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    scale = np.maximum(spread, LEAST_SPREAD * np.sqrt(np.mean(spread**2)) + 1e-6)
     solver = LogisticRegression(C=strength, max_iter=500)
     # These matrices are small: one thread is several times faster than two that wait for each other.
     with threadpool_limits(1), warnings.catch_warnings():
@@ -100,5 +104,7 @@ def _fit(features: FloatArray, labels: IntArray, strength: float) -> LinearHead:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / scale
     return LinearHead(
-        weight=np.ascontiguousarray(weight, dtype=np.float32), bias=(bias - weight @ mean).astype(np.float32), strength=strength
+        weight=np.ascontiguousarray(weight, dtype=np.float32),
+        bias=(bias - weight @ mean).astype(np.float32),
+        strength=strength,
     )

@@ -131,8 +131,9 @@ def tune(
                     classifier.load_state_dict(best_state)
                     raise TrainingError(
                         f"the loss became {loss.item()} in epoch {number}: training diverged. The best state so far "
-                        f"(epoch {best.epoch}, {100 * best.held_out_accuracy:.1f} % of the held-out photos right) is kept "
-                        f"in {rescue(classifier)}. Try again with a lower --lr, or stop earlier with --epochs {number - 1}"
+                        f"(epoch {best.epoch}, {100 * best.held_out_accuracy:.1f} % of the held-out photos right) is "
+                        f"kept in {rescue(classifier)}. Try again with a lower --lr, or stop earlier with "
+                        f"--epochs {number - 1}"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -144,7 +145,8 @@ def tune(
         now = judge(number, total / max(1, len(order)), time.perf_counter() - started)
         epochs.append(now)
         progress.say(
-            f"epoch {number}: loss {now.train_loss:.3f}, held out {100 * now.held_out_accuracy:.1f} %, {now.seconds:.0f} s"
+            f"epoch {number}: loss {now.train_loss:.3f}, held out {100 * now.held_out_accuracy:.1f} %, "
+            f"{now.seconds:.0f} s"
         )
         if (now.held_out_accuracy, -now.held_out_loss) > (best.held_out_accuracy, -best.held_out_loss):
             best, best_state = now, copy.deepcopy(classifier.state_dict())

@@ -21,8 +21,8 @@ from edgetl.runtime import write_golden
 
 __all__ = ["compose"]
 
-# Largest difference of a golden logit, as a share of the largest logit. Float engines differ by rounding; INT8 kernels of
-# other processors round each layer their own way.
+# Largest difference of a golden logit, as a share of the largest logit. Float engines differ by rounding; INT8 kernels
+# of other processors round each layer their own way.
 TOLERANCE = {"fp32": 1e-3, "int8": 0.05}
 TOOLCHAIN = ("edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "Pillow")
 
@@ -147,7 +147,8 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 **Ships {artifact.precision}.** {judged.verdict.reason}.
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
-  chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone: {100 * accuracy.frozen:.1f} %.
+  chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
+  {100 * accuracy.frozen:.1f} %.
 - Fit, regularisation, when to stop and precision were chosen on {report.held_out_images} of the training photos, held
   out of training on the other {report.train_images}.
 - Latency was measured on {judged.machine.cpu}, {judged.machine.cores} cores, one photo at a time, preprocessing apart.

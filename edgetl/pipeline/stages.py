@@ -1,4 +1,4 @@
-"""Keeps each stage's output under the hash of what went in, so that nothing is done twice and a killed build resumes."""
+"""Keeps each stage's output under the hash of what went in: nothing is done twice, and a killed build resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, rooms: tuple[str, ...], *inputs: Any) -> Stage:
-        """Return the stage whose output depends on these rooms' code and on these inputs (plain JSON data, or stages)."""
+        """Return the stage whose output depends on these rooms' code and these inputs (plain JSON, or stages)."""
         plain = [each.key if isinstance(each, Stage) else each for each in inputs]
         return cls(name=name, key=hash_of([name, code_of(rooms), plain]))
 

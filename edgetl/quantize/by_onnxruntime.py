@@ -98,7 +98,9 @@ def _calibrate(
         if seen == 0:
             raise CalibrationError("no image came to calibrate with")
         data = calibrator.compute_data().data
-    ranges = {name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()}
+    ranges = {
+        name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()
+    }
     broken = [name for name, limits in ranges.items() if not np.isfinite(limits).all()]
     if broken:
         raise CalibrationError(f"activation {broken[0]} is not finite on the calibration images, so it has no range")

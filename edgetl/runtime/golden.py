@@ -128,8 +128,8 @@ def check_golden(golden: Golden, result: GoldenResult) -> None:
     """
     if result.max_pixel_difference > golden.pixel_tolerance:
         raise ParityError(
-            f"golden images are preprocessed differently here: a pixel differs by {result.max_pixel_difference} levels, "
-            f"at most {golden.pixel_tolerance} are expected. Is another image library in use?"
+            f"golden images are preprocessed differently here: a pixel differs by {result.max_pixel_difference} "
+            f"levels, at most {golden.pixel_tolerance} are expected. Is another image library in use?"
         )
     # A NaN compares false with everything, so the test is for being within.
     if not result.max_logit_difference <= golden.logit_tolerance:
