@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,9 +10,9 @@ if TYPE_CHECKING:
     from edgetl.pipeline import BuildSettings, build
     from edgetl.runtime import Predictor
 
-__all__ = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build"]
+    __version__: str
 
-__version__ = version("edgetl")
+__all__ = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build"]
 
 # Public name -> room. Imported on first use, so that a device never imports the training rooms.
 _ROOMS = {
@@ -26,6 +25,10 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edgetl")
     if name not in _ROOMS:
         raise AttributeError(f"module 'edgetl' has no attribute {name!r}")
     from importlib import import_module

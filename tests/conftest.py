@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from edgetl.bundle import Accuracies, Artifact, Bundle, Manifest, Parity, Weights, write_bundle, write_file
+from edgetl.records import Border, Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -28,3 +36,116 @@ def cache_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(cache_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGETL_CACHE", str(cache_base))
+
+
+@pytest.fixture(scope="session")
+def tiny_how() -> Preprocess:
+    """Return the preprocessing of the tiny bundle: 32 px and a border of one pixel at the top and left."""
+    return Preprocess(side=32, fit="squash", mean=(124, 116, 104), std=(58.4, 57.1, 57.4), border=Border(top=1, left=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Return four JPEG photos of 48x40 pixels: coloured gradients with a little noise."""
+    folder = tmp_path_factory.mktemp("photos")
+    draw = np.random.default_rng(7)
+    paths = []
+    for index in range(4):
+        corners = Image.fromarray(draw.integers(0, 256, (2, 2, 3), dtype=np.uint8)).resize(
+            (48, 40), Image.Resampling.BILINEAR
+        )
+        pixels = np.asarray(corners, dtype=np.int16) + draw.integers(-12, 13, (40, 48, 3))
+        paths.append(folder / f"{index}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return tuple(paths)
+
+
+@pytest.fixture(scope="session")
+def tiny_core() -> Any:
+    """Return a float core graph with onnx: `image` float32 of shape (images, 3, 33, 33), `logits` of 3 classes."""
+    onnx = pytest.importorskip("onnx", reason="onnx makes the tiny graph")
+    draw = np.random.default_rng(3)
+    tensors = {
+        "kernel": draw.normal(0, 0.6, (8, 3, 3, 3)),
+        "kernel_bias": draw.normal(0, 0.2, 8),
+        "head": draw.normal(0, 2.0, (8, 3)),
+        "head_bias": draw.normal(0, 0.2, 3),
+    }
+    make = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            make("Conv", ["image", "kernel", "kernel_bias"], ["edges"], strides=[2, 2]),
+            make("Relu", ["edges"], ["kept"]),
+            make("GlobalAveragePool", ["kept"], ["pooled"]),
+            make("Flatten", ["pooled"], ["features"]),
+            make("Gemm", ["features", "head", "head_bias"], ["logits"]),
+        ],
+        "tiny",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["images", 3, 33, 33])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["images", 3])],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+
+
+BundleMaker = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tiny_core: Any, tiny_how: Preprocess, tiny_photos: tuple[Path, ...]) -> BundleMaker:
+    """Return a function that writes a tiny bundle at a path; `golden=False` leaves the golden photos out."""
+    from edgetl.compile import compile_graph
+    from edgetl.runtime import open_artifact, open_photo, preprocess, write_golden
+
+    compiled = compile_graph(tiny_core.SerializeToString(), "onnxruntime")
+    artifact = Artifact(
+        path="model.onnx",
+        engine="onnxruntime",
+        precision="fp32",
+        threads=1,
+        input=compiled.input,
+        output=compiled.output,
+    )
+    images = np.stack([preprocess(open_photo(path), tiny_how) for path in tiny_photos])
+    session = open_artifact(compiled.content, artifact, threads=1)
+    logits = np.concatenate([session.run(image[None]) for image in images])
+    session.close()
+
+    def make(out: Path, golden: bool = True, **changed: Any) -> Bundle:
+        def compose(folder: Path) -> Manifest:
+            write_file(folder / "model.onnx", compiled.content)
+            write_file(folder / "labels.txt", "apple\nbanana\ncherry\n")
+            manifest = Manifest(
+                name="tiny",
+                task="classification",
+                labels=("apple", "banana", "cherry"),
+                preprocess=tiny_how,
+                artifact=artifact,
+                golden=write_golden(folder, tiny_photos, images, logits, 1e-3) if golden else None,
+                backbone="tiny",
+                weights=Weights(source="drawn at random", identity="seed 3", licence="Apache-2.0"),
+                target="cpu",
+                seed=0,
+                build="0" * 64,
+                accuracy=Accuracies(split="test", images=4, frozen=0.5, float=0.75, shipped=0.75),
+                parity=Parity(max_relative_error=0.0, top1_agreement=1.0, images=4),
+                toolchain={"edgetl": "0.1.0"},
+                files={},
+            )
+            return manifest.model_copy(update=changed)
+
+        return write_bundle(out, compose)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(make_bundle: BundleMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny bundle, shared by all tests: read it, do not change it."""
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny").folder
+
+
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Return the folder of a tiny bundle that a test may change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -27,21 +27,32 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         BackboneError: another format, a damaged file, or one that wants to run code.
     """
+    state: Any
     try:
-        state: Any
         if path.suffix == ".safetensors":
             state = load_file(path)
         elif path.suffix in {".pth", ".pt"}:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on pickles of other protocols, which are read or refused all the same
+                state = torch.load(path, map_location="cpu", weights_only=True)
         else:
             raise BackboneError(f"{path}: weights are read from .safetensors, .pth or .pt files")
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"{path}: cannot be read as weights: {reason}") from error
+    except BackboneError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise BackboneError(
+            f"{path}: is damaged, or holds more than names and tensors, which is not read because it could run code. "
+            "Save the state dict alone: torch.save(model.state_dict(), path)"
+        ) from error
+    except Exception as error:  # torch's unpickler raises many unrelated classes on junk, some without a text
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise BackboneError(f"{path}: cannot be read as weights: {type(error).__name__}: {reason}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise BackboneError(f"{path}: holds no state dict (names and tensors)")
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 

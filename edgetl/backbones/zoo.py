@@ -102,7 +102,8 @@ def load_backbone(name: str, choice: WeightsChoice, side: int | None = None, see
         seed: what random weights are drawn from.
 
     Raises:
-        BackboneError: unknown name, weights of another network, or weights that are not finite.
+        BackboneError: unknown name, weights of another network, weights that are not finite, or photos of a side that
+            the network cannot read.
         MissingError: torchvision's weights are not here and cannot be downloaded.
     """
     _check_name(name)
@@ -117,11 +118,13 @@ def load_backbone(name: str, choice: WeightsChoice, side: int | None = None, see
     parent, _, leaf = head_name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, nn.Identity())
     features = head.in_features if isinstance(head, nn.Linear) else head.in_channels
+    how = _preprocess(name, side)
+    _try_side(network.eval(), name, how.side)
     return Backbone(
         name=name,
-        module=network.eval(),
+        module=network,
         features=features,
-        preprocess=_preprocess(name, side),
+        preprocess=how,
         weights=choice.record,
     )
 
@@ -176,6 +179,18 @@ def _preprocess(name: str, side: int | None) -> Preprocess:
         mean=(red, green, blue),
         std=(255 * std[0], 255 * std[1], 255 * std[2]),
     )
+
+
+def _try_side(network: nn.Module, name: str, side: int) -> None:
+    """Return if the network reads photos of this side: some shrink them to nothing, others are made for one size."""
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(
+            f"{name}: cannot read photos of {side}x{side} pixels ({str(error).splitlines()[0]}). "
+            f"Set --image-size {_preprocess(name, None).side}, which it is made for"
+        ) from error
 
 
 def _download(name: str) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,16 +24,18 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside `final`; it becomes `final` when the block ends, and vanishes if it fails.
 
-    A folder already at `final` is replaced in one step. Folders that killed processes left behind are removed.
+    A folder already at `final` is replaced in one step; where `final` is a link, the folder it leads to. Folders that
+    killed processes left behind are removed.
 
     Raises:
         MissingError: the disk is full; nothing at `final` has changed.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(final)
+    final = final.resolve()
     partial = final.with_name(f".{final.name}{_PARTIAL}{os.getpid()}")
-    partial.mkdir()
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(final)
+        partial.mkdir()
         yield partial
         _sync(partial)
         _put_in_place(partial, final)
@@ -82,7 +85,7 @@ def _sync(folder: Path) -> None:
 
 
 def _remove_abandoned(final: Path) -> None:
-    for stray in final.parent.glob(f".{final.name}{_PARTIAL}*"):
+    for stray in final.parent.glob(f".{glob.escape(final.name)}{_PARTIAL}*"):
         owner = stray.name.rpartition(_PARTIAL)[2].partition("-")[0]
         if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
             shutil.rmtree(stray, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Bundle:
         """Return the content of a file that the manifest lists, after checking its hash.
 
         Raises:
-            BundleError: the file is not listed, missing, a link, or not what the manifest says.
+            BundleError: the file is not listed, missing, a link, outside the folder, or not what the manifest says.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -62,6 +63,8 @@ class Bundle:
             raise BundleError(
                 f"{path}: {'is a link' if path.is_symlink() else 'is missing'}. Copy the whole bundle again"
             )
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise BundleError(f"{path}: leads out of the bundle, which holds its own files only. Do not trust it")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
@@ -96,7 +99,7 @@ def check_output(out: Path) -> None:
     Raises:
         BundleError: something else is there.
     """
-    if out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir())):
+    if out.is_dir() and (_holds_bundle(out) or not any(out.iterdir())):
         return
     if out.exists() or out.is_symlink():
         raise BundleError(
@@ -126,6 +129,15 @@ def write_bundle(out: Path, compose: Callable[[Path], Manifest]) -> Bundle:
         whole = manifest.model_copy(update={"files": entries})
         write_file(folder / MANIFEST, whole.model_dump_json(by_alias=True, indent=2) + "\n")
     return Bundle.open(out)
+
+
+def _holds_bundle(folder: Path) -> bool:
+    """Say whether the folder's manifest.json is a bundle's, of any schema: web pages have a file of that name too."""
+    try:
+        said = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and {"schema", "artifact", "files"} <= said.keys()
 
 
 def sha256_of(path: Path) -> str:

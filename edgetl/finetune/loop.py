@@ -84,7 +84,7 @@ def tune(
         rescue: keeps the classifier if training diverges, and returns where.
 
     Raises:
-        TrainingError: the loss is not finite; the best state so far has been handed to `rescue`.
+        TrainingError: a loss is not finite; the best state so far has been handed to `rescue`.
     """
     torch.manual_seed(settings.seed)
     classifier.to(device).to(memory_format=torch.channels_last)
@@ -113,6 +113,14 @@ def tune(
             seconds=seconds,
         )
 
+    def diverged(what: str, value: float, number: int) -> TrainingError:
+        classifier.load_state_dict(best_state)
+        return TrainingError(
+            f"the {what} became {value} in epoch {number}: training diverged. The best state so far "
+            f"(epoch {best.epoch}, {100 * best.held_out_accuracy:.1f} % of the held-out photos right) is "
+            f"kept in {rescue(classifier)}. Try again with a lower --lr, or stop earlier with --epochs {number - 1}"
+        )
+
     epochs = [judge(0, None, 0.0)]
     best, best_state = epochs[0], copy.deepcopy(classifier.state_dict())
     for number in range(1, settings.epochs + 1):
@@ -128,13 +136,7 @@ def tune(
                     logits = classifier(photos)
                 loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=settings.label_smoothing)
                 if not math.isfinite(loss.item()):
-                    classifier.load_state_dict(best_state)
-                    raise TrainingError(
-                        f"the loss became {loss.item()} in epoch {number}: training diverged. The best state so far "
-                        f"(epoch {best.epoch}, {100 * best.held_out_accuracy:.1f} % of the held-out photos right) is "
-                        f"kept in {rescue(classifier)}. Try again with a lower --lr, or stop earlier with "
-                        f"--epochs {number - 1}"
-                    )
+                    raise diverged("loss", loss.item(), number)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
@@ -143,6 +145,8 @@ def tune(
                 total += loss.item()
                 advance(len(labels))
         now = judge(number, total / max(1, len(order)), time.perf_counter() - started)
+        if not math.isfinite(now.held_out_loss):  # the last step of an epoch is seen only here
+            raise diverged("held-out loss", now.held_out_loss, number)
         epochs.append(now)
         progress.say(
             f"epoch {number}: loss {now.train_loss:.3f}, held out {100 * now.held_out_accuracy:.1f} %, "

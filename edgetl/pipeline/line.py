@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 from edgetl.bundle import Bundle, write_bundle
+from edgetl.data import Check
 from edgetl.errors import BundleError
 from edgetl.pipeline.compose import compose
 from edgetl.pipeline.plan import make_plan
@@ -14,6 +15,9 @@ from edgetl.pipeline.steps import STEPS
 from edgetl.records import Progress, Quiet
 
 __all__ = ["build"]
+
+# Photos that are named on the screen, of each kind; all are named in the report.
+NAMED = 20
 
 
 def build(settings: BuildSettings, progress: Progress | None = None, force: bool = False) -> Bundle:
@@ -43,7 +47,19 @@ def build(settings: BuildSettings, progress: Progress | None = None, force: bool
         progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
         if stage is plan.check:
             plan.refuse_bad()
+            _tell(plan.check.read("check", Check), progress)
     return write_bundle(settings.out, lambda folder: compose(plan, folder, started))
+
+
+def _tell(found: Check, progress: Progress) -> None:
+    """Name what the check found and the build goes on with: skipped photos, and pictures on both sides of a split."""
+    for bad in found.bad[:NAMED]:
+        progress.say(f"left out: {bad.path}: {bad.reason}")
+    for leak in found.leaks[:NAMED]:
+        progress.say(f"the same picture is trained on and measured on: {leak.train} and {leak.held_out}")
+    for what, count in (("left out", len(found.bad)), ("trained on and measured on", len(found.leaks))):
+        if count:
+            progress.say(f"{count} photos are {what}; all are named in report.json")
 
 
 def _ready(key: str, settings: BuildSettings) -> Bundle | None:
