@@ -89,9 +89,7 @@ def _print_plan(settings: BuildSettings) -> None:
 
 def _print_result(summary: Summary, report: BuildReport) -> None:
     judged, accuracy = report.judged, report.accuracy
-    out.print(
-        f"\n{len(report.check.leaks)} photos are in train and {accuracy.split} at once" if report.check.leaks else ""
-    )
+    out.print()
     out.print(
         f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing "
         "was chosen by"

@@ -29,6 +29,6 @@ def verify(
         return
     out.print(
         f"{verified.golden.images} golden photos answered alike by {verified.engine}, {verified.precision}: "
-        f"logits differ by at most {verified.golden.max_logit_difference:.3g} ({verified.logit_tolerance:.3g} allowed), "
-        f"pixels by {verified.golden.max_pixel_difference}"
+        f"logits differ by at most {verified.golden.max_logit_difference:.3g} "
+        f"({verified.logit_tolerance:.3g} allowed), pixels by {verified.golden.max_pixel_difference}"
     )
