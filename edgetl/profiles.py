@@ -70,7 +70,10 @@ def read_toml_table(path: Path | Traversable, error: type[EdgetlError]) -> dict[
 
 def explain(invalid: ValidationError, kind: type[Record]) -> str:
     """Return the first thing that is wrong, in one line: which key, what was found, what is allowed."""
-    first = invalid.errors()[0]
+    errors = invalid.errors()
+    first = errors[0]
+    if first["type"] == "missing":  # a typo makes one key missing and one unknown: the latter tells more
+        first = next((error for error in errors if error["type"] == "extra_forbidden"), first)
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}. {nearest(str(first['loc'][-1]), _fields(kind, first['loc'][:-1]))}"

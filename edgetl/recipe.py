@@ -23,7 +23,9 @@ class CalibrationRecipe(Record):
     images: int = Field(ge=1, le=100_000)
     select: Literal["balanced", "random"] = "balanced"
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
-    reduce_range: bool = Field(default=False, description="7-bit weights, for CPUs whose 8-bit products saturate")
+    reduce_range: bool = Field(
+        default=False, description="7-bit weights: exact, and the same, on CPUs without VNNI too"
+    )
     seed: int = 0
 
 

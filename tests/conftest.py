@@ -149,3 +149,50 @@ def tiny_bundle(make_bundle: BundleMaker, tmp_path_factory: pytest.TempPathFacto
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """Return the folder of a tiny bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def write_colours() -> Callable[..., Path]:
+    """Return a function that writes so many noisy photos to each class folder: write(root, red=8, blue=8)."""
+    draw = np.random.default_rng(11)
+    paints = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
+
+    def write(root: Path, **counts: int) -> Path:
+        for label, count in counts.items():
+            (root / label).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                pixels = np.array(paints[label]) + draw.normal(0, 30, (40, 48, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / label / f"{index:02d}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def colours(write_colours: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 36 photos in three classes, which a linear head tells apart: read it, do not change it."""
+    return write_colours(tmp_path_factory.mktemp("colours") / "photos", red=12, green=12, blue=12)
+
+
+@pytest.fixture(scope="session")
+def small_build(colours: Path) -> dict[str, Any]:
+    """Return the settings of a build that takes seconds, less `out`."""
+    return {
+        "data": str(colours),
+        "backbone": "torchvision/squeezenet1_1",
+        "weights": "random",
+        "image_size": 32,
+        "epochs": 1,
+        "golden": 3,
+    }
+
+
+@pytest.fixture(scope="session")
+def built(small_build: dict[str, Any], cache_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return the bundle of the small build, made by the whole line; its stages stay in the shared cache."""
+    pytest.importorskip("torch", reason="torch trains the small build")
+    from edgetl.pipeline import BuildSettings, build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETL_CACHE", str(cache_base))
+        return build(BuildSettings(**small_build, out=tmp_path_factory.mktemp("built") / "colours"))

@@ -67,6 +67,7 @@ LIBRARIES = {
     "onnx": (Permit(rooms=floors(5, 7)), Permit(files="compile/for_onnxruntime.py", late=True)),
     "onnxruntime": (Permit(rooms=floors(5, 5)), Permit(files="*onnxruntime*.py")),
     "sklearn": (Permit(rooms=frozenset({"data", "finetune"}), late=True),),
+    "threadpoolctl": (Permit(rooms=frozenset({"finetune"}), late=True),),
     "typer": (Permit(rooms=frozenset({"cli"})),),
     "rich": (Permit(rooms=frozenset({"cli"})),),
 }

@@ -78,7 +78,7 @@ def test_without_a_border_and_a_crop_the_whole_photo_is_used() -> None:
         ("mean", (-1, 0, 0), "greater than or equal to 0"),
         ("mean", (124, 116.5, 104), "valid integer"),
         ("mean", (0, 0), "Field required"),
-        ("std", (58.4, 0.0, 57.4), r"std must be positive, found \(58.4, 0.0, 57.4\)"),
+        ("std", (58.4, 0.0, 57.4), r"std must be positive and finite, found \(58.4, 0.0, 57.4\)"),
         ("std", (58.4, -1.0, 57.4), "std must be positive"),
         ("border", {"top": -1}, "greater than or equal to 0"),
     ],

@@ -16,6 +16,7 @@ from edgetl.errors import BackboneError
 __all__ = ["fit_weights", "read_weights"]
 
 SHOWN_KEYS = 4
+COUNTS = "num_batches_tracked"
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -65,8 +66,9 @@ def fit_weights(network: nn.Module, state: dict[str, torch.Tensor], optional: st
     """
     own = network.state_dict()
     spare = {f"{optional}.weight", f"{optional}.bias"}
-    missing = [key for key in own if key not in state and key not in spare and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own and key not in spare]
+    # Counts of batches matter to nobody: older files lack them, and they would only crowd the names that tell.
+    missing = [key for key in own if key not in state and key not in spare and not key.endswith(COUNTS)]
+    unknown = [key for key in state if key not in own and key not in spare and not key.endswith(COUNTS)]
     shapes = [
         f"{key} is {tuple(state[key].shape)}, wanted {tuple(own[key].shape)}"
         for key in own

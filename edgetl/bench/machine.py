@@ -36,7 +36,8 @@ def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     said = dict(reversed(pairs))
     flags = set(f"{said.get('flags', '')} {said.get('features', '')}".split())
     return Machine(
-        cpu=said.get("model name") or said.get("hardware") or platform.processor() or "unknown",
+        # ARM has no model name; there "model" is the board, and "hardware" an old kernel's family of chips.
+        cpu=said.get("model name") or said.get("model") or said.get("hardware") or platform.processor() or "unknown",
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
         flags=tuple(flag for flag in FLAGS if flag in flags),

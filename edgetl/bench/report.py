@@ -136,9 +136,10 @@ def _throughput(folder: Path, photos: list[bytes], threads: int, seconds: float)
     with Predictor.open(folder, threads=1) as predictor, ThreadPoolExecutor(threads) as pool:
         turn = cycle(photos)
         list(pool.map(predictor.predict, islice(turn, 4 * threads)))
-        done, start = 0, time.perf_counter()
-        while (passed := time.perf_counter() - start) < seconds:
+        done, passed, start = 0, 0.0, time.perf_counter()
+        while passed < seconds:
             done += len(list(pool.map(predictor.predict, islice(turn, 16 * threads))))
+            passed = time.perf_counter() - start
         return done / passed
 
 

@@ -34,6 +34,8 @@ def main() -> None:
     """Run one verb and leave with its exit code: 0 done, 2 wrong use or input, 3 missed, 4 missing here."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what newer versions of Typer make of Ctrl-C; others raise Abort
+            raise KeyboardInterrupt
     except typer.Exit as finished:
         code = finished.exit_code
     except UsageError as wrong:

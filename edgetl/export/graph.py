@@ -66,6 +66,7 @@ def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> Expo
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(f"torch's {exporter} exporter cannot export this network: {first}") from error
     _strip_notes(model)
+    _part_weights(model.graph)
     border = _fold_normalisation(model.graph, how)
     whole = how.model_copy(update={"border": border})
     _declare_border(model.graph, whole)
@@ -133,6 +134,31 @@ def _strip_notes(model: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
+
+
+def _part_weights(graph: onnx.GraphProto) -> None:
+    """Give each layer weights of its own where an exporter keeps equal ones once.
+
+    torchscript hides them behind Identity nodes; dynamo lets two layers read one bias, which ONNX Runtime's quantizer
+    then scales for one of them only.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in stored]:
+        _copy_tensor(graph, stored[node.input[0]], node.output[0])
+        graph.node.remove(node)
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type in {"Conv", "Gemm"} and len(node.input) > 2 and node.input[2] in stored:
+            if node.input[2] in taken:
+                _copy_tensor(graph, stored[node.input[2]], f"{node.output[0]}_bias")
+                node.input[2] = f"{node.output[0]}_bias"
+            taken.add(node.input[2])
+
+
+def _copy_tensor(graph: onnx.GraphProto, tensor: onnx.TensorProto, name: str) -> None:
+    copied = graph.initializer.add()
+    copied.CopyFrom(tensor)
+    copied.name = name
 
 
 def _fold_normalisation(graph: onnx.GraphProto, how: Preprocess) -> Border:

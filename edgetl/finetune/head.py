@@ -78,7 +78,8 @@ def cross_validated(features: FloatArray, labels: IntArray, mirrored: FloatArray
     """
     from sklearn.model_selection import StratifiedKFold
 
-    folds = min(5, int(np.bincount(labels)[np.unique(labels)].min()))
+    labels = np.unique(labels, return_inverse=True)[1]  # a class without photos has no row in a probe
+    folds = min(5, int(np.bincount(labels).min()))
     asked = features if mirrored is None else mirrored
     predicted = np.empty_like(labels)
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):

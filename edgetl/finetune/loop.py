@@ -30,7 +30,7 @@ class TuneSettings(Record):
     """How fine-tuning goes."""
 
     epochs: int = Field(ge=0, le=10_000)
-    batch: int = Field(default=32, ge=2, le=65_536)
+    batch: int = Field(default=16, ge=2, le=65_536)
     backbone_lr: float = Field(default=3e-4, gt=0, le=1, allow_inf_nan=False)
     head_lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
     weight_decay: float = Field(default=0.02, ge=0, le=1)
@@ -100,6 +100,8 @@ def tune(
         num_workers=_workers(len(items)),
         persistent_workers=_workers(len(items)) > 0,
         pin_memory=device.type == "cuda",
+        # Else it draws from the global generator, more or less often by the number of processes, and dropout differs.
+        generator=torch.Generator().manual_seed(settings.seed),
     )
     wanted = np.array([item.label for item in held])
 

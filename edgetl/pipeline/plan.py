@@ -98,7 +98,7 @@ class Plan:
 def tuning_of(settings: BuildSettings) -> TuneSettings:
     """Return what the settings say of the fine-tuning stage."""
     return TuneSettings(
-        epochs=settings.epochs, backbone_lr=settings.lr, head_lr=min(1.0, 10 * settings.lr), seed=settings.seed
+        epochs=settings.epochs, backbone_lr=settings.lr, head_lr=min(1.0, 5 * settings.lr), seed=settings.seed
     )
 
 

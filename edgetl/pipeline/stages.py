@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import edgetl
 from edgetl.bundle import atomic_folder, write_file
 from edgetl.cache import cache_folder
 from edgetl.records import Record
@@ -77,7 +76,7 @@ def hash_of(value: Any) -> str:
 @cache
 def code_of(rooms: tuple[str, ...]) -> str:
     """Return the hash of the source files of these rooms, so that another version of the code makes its own output."""
-    root = Path(edgetl.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in rooms:
         path = root / room

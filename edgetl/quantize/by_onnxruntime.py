@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, create_calibrator
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.registry import QDQRegistry
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgetl.errors import CalibrationError
 from edgetl.recipe import CalibrationRecipe
@@ -41,7 +44,7 @@ def quantize_graph(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe
         recipe: method and options.
 
     Raises:
-        CalibrationError: no image came, or the ranges are not finite.
+        CalibrationError: no image came, or the network answers with what is not finite.
     """
     ranges = _calibrate(model, batches, recipe)
     image = model.graph.input[0].name
@@ -56,7 +59,7 @@ def quantize_graph(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe
         tensors_range=_as_tensors_data(ranges),
         nodes_to_quantize=[],
         nodes_to_exclude=[],
-        op_types_to_quantize=list(QDQRegistry),
+        op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
         extra_options={"TensorQuantOverrides": {image: [{"rmin": np.float32(0), "rmax": np.float32(1)}]}},
     )
     with _quiet_tools():
@@ -67,12 +70,11 @@ def quantize_graph(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe
     return quantized
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
     """Gives one batch, then nothing: the calibrator is fed batch by batch, so that it never holds them all."""
 
-    def __init__(self, name: str, images: ImageArray) -> None:
-        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        self._feeds: Iterator[dict[str, FloatArray]] = iter([{name: planes.astype(np.float32) / np.float32(255)}])
+    def __init__(self, feed: dict[str, FloatArray]) -> None:
+        self._feeds = iter([feed])
 
     def get_next(self) -> dict[str, FloatArray] | None:
         return next(self._feeds, None)
@@ -91,20 +93,25 @@ def _calibrate(
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=METHODS[recipe.method],
         )
+        network = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
         seen = 0
         for images in batches:
-            calibrator.collect_data(_Batches(model.graph.input[0].name, images))
+            planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+            feed = {model.graph.input[0].name: planes}
+            # The calibrators take a NaN for a small number, or fail in their own words.
+            if not all(np.isfinite(output).all() for output in network.run(None, feed)):
+                raise CalibrationError(
+                    f"the network's answers for calibration images {seen + 1} to {seen + len(images)} are not finite, "
+                    "so its activations have no range. Is a weight NaN or far too large?"
+                )
+            calibrator.collect_data(_OneBatch(feed))
             seen += len(images)
         if seen == 0:
             raise CalibrationError("no image came to calibrate with")
         data = calibrator.compute_data().data
-    ranges = {
+    return {
         name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()
     }
-    broken = [name for name, limits in ranges.items() if not np.isfinite(limits).all()]
-    if broken:
-        raise CalibrationError(f"activation {broken[0]} is not finite on the calibration images, so it has no range")
-    return ranges
 
 
 def _share_ranges(graph: onnx.GraphProto, ranges: dict[str, tuple[float, float]]) -> None:
@@ -125,12 +132,13 @@ def _as_tensors_data(ranges: dict[str, tuple[float, float]]) -> TensorsData:
     )
 
 
-class _quiet_tools:  # noqa: N801  # reads as a phrase in a with statement
+@contextmanager
+def _quiet_tools() -> Iterator[None]:
     """Keep the tools' advice about their own pre-processing from the user: the graph arrives preprocessed."""
-
-    def __enter__(self) -> None:
-        self._level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().setLevel(self._level)
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.getLogger().setLevel(level)

@@ -60,6 +60,8 @@ def decide(
         f"{abs(paired.drop_points):.2f} points {'lost' if paired.drop_points > 0 else 'gained'} "
         f"on {paired.images} held-out photos"
     )
+    if "fp32" not in target.engine.precisions:
+        return Verdict(precision="int8", reason=f"{target.name} allows INT8 only: {change}", **measured)
     if paired.drop_points > allowed + 1e-9:
         return Verdict(
             precision="fp32", reason=f"INT8 is outside the budget of {budget:g} points: {change}", **measured

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgetl.bundle import Artifact
 from edgetl.errors import SessionError, missing_library
-from edgetl.records import FloatArray, ImageArray
+from edgetl.records import FloatArray, ImageArray, TensorSpec
 from edgetl.runtime.session import check_images
 
 __all__ = ["OnnxRuntimeSession", "open_session"]
@@ -45,17 +47,18 @@ class OnnxRuntimeSession:
             raise SessionError(
                 f"{artifact.path}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
             ) from error
-        inputs = [tensor.name for tensor in self._engine.get_inputs()]
-        outputs = [tensor.name for tensor in self._engine.get_outputs()]
-        if inputs != [artifact.input.name] or outputs != [artifact.output.name]:
+        inputs, outputs = self._engine.get_inputs(), self._engine.get_outputs()
+        reads, gives = [_described(tensor) for tensor in inputs], [_described(tensor) for tensor in outputs]
+        # Engines state the output's shape as loosely as the graph does, so its name and type must do.
+        if reads != [_wanted(artifact.input)] or [each[:2] for each in gives] != [_wanted(artifact.output)[:2]]:
             self._engine = None
             raise SessionError(
-                f"{artifact.path}: has inputs {inputs} and outputs {outputs}, "
-                f"the manifest says {artifact.input.name!r} and {artifact.output.name!r}"
+                f"{artifact.path}: has inputs {reads} and outputs {gives}, "
+                f"the manifest says {_wanted(artifact.input)} and {_wanted(artifact.output)}"
             )
         self.input = artifact.input
         self.output = artifact.output
-        self._outputs = outputs
+        self._outputs = [artifact.output.name]
 
     def run(self, images: ImageArray) -> FloatArray:
         """Return logits of shape (images, classes); see `Session.run`."""
@@ -69,3 +72,13 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Give the engine's memory back."""
         self._engine = None
+
+
+def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
+    """Return name, type and shape of a tensor at the graph's border, as ONNX Runtime says them."""
+    return tensor.name, tensor.type, tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+
+
+def _wanted(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    """Return the same of what the manifest says."""
+    return spec.name, f"tensor({'float' if spec.dtype == 'float32' else spec.dtype})", spec.shape

@@ -1,0 +1,56 @@
+"""Tests of edgetl/cli/bench.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl.bench import BenchReport
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetl.bench.report.WARM_UP_SECONDS", 0.05)
+
+
+def test_json_is_one_object_with_percentiles_split_throughput_memory_and_cold_start(
+    edgetl: Run, tiny_bundle: Path
+) -> None:
+    ran = edgetl("bench", tiny_bundle, "--seconds", 0.2, "--json")
+    assert ran.code == 0
+    report = BenchReport.model_validate(ran.json)
+    assert report.single_stream.p50_ms > 0
+    assert set(ran.json["single_stream"]) >= {"p50_ms", "p90_ms", "p99_ms", "samples_ms"}
+    assert list(ran.json["split"]) == ["decode_ms", "preprocess_ms", "inference_ms", "postprocess_ms"]
+    assert report.throughput_per_second > 0
+    assert report.cold_start.peak_memory_bytes > 1_000_000
+    assert 0 < report.cold_start.opened_seconds <= report.cold_start.answered_seconds
+    assert report.quick
+
+
+def test_people_read_a_line_for_each_figure(edgetl: Run, tiny_bundle: Path) -> None:
+    ran = edgetl("bench", tiny_bundle, "--seconds", 0.05)
+    assert ran.code == 0
+    first, *rest = ran.out.splitlines()
+    assert first.startswith(f"{tiny_bundle}: onnxruntime, fp32, ")
+    assert [line.split("  ")[0] for line in rest[:-1]] == [
+        "machine", "single stream", "split (p50)", "throughput", "cold start"
+    ]  # fmt: skip
+    assert rest[-1] == "quick: under 60 s a measurement"
+
+
+def test_no_time_is_refused(edgetl: Run, tiny_bundle: Path) -> None:
+    ran = edgetl("bench", tiny_bundle, "--seconds", 0)
+    assert (ran.code, ran.out) == (2, "")
+    assert "SettingsError: seconds must lie between 0 and 3600, found 0.0" in ran.err
+
+
+def test_a_folder_that_does_not_exist_is_told(edgetl: Run, tmp_path: Path) -> None:
+    ran = edgetl("bench", tmp_path / "none")
+    assert ran.code == 2
+    assert "none: not a bundle (no such folder)" in ran.err

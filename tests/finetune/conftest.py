@@ -1,0 +1,59 @@
+"""Small datasets and backbones for the tests of the finetune room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgetl.backbones import Backbone, choose_weights, load_backbone
+from edgetl.data import Dataset, read_dataset
+
+
+class Lines:
+    """A Progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.counted: list[tuple[str, int]] = []
+
+    def count(self, what: str, total: int) -> Any:
+        self.counted.append((what, total))
+        return nullcontext(lambda done: None)
+
+    def track(self, items, what, total):  # type: ignore[no-untyped-def]
+        return iter(items)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture(scope="session")
+def cpu() -> torch.device:
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def load() -> Callable[..., Backbone]:
+    """Return a function that loads a random backbone for photos of 32 pixels: load("squeezenet1_1")."""
+
+    def load(name: str = "squeezenet1_1", seed: int = 0) -> Backbone:
+        full = f"torchvision/{name}"
+        return load_backbone(full, choose_weights(full, "random", seed), side=32, seed=seed)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def dataset(colours: Path) -> Dataset:
+    """Return 36 photos of three colours, 30 of them in train."""
+    return read_dataset(str(colours), seed=0)

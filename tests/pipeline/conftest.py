@@ -1,0 +1,77 @@
+"""Fixtures for the tests of the pipeline room; the build they share is in tests/conftest.py."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl.bundle import Bundle
+
+
+class Lines:
+    """A Progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def count(self, what: str, total: int) -> Any:
+        return nullcontext(lambda done: None)
+
+    def track(self, items, what, total):  # type: ignore[no-untyped-def]
+        return iter(items)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def own_stages(built: Bundle, cache_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cache folder of the test's own that holds what the small build left."""
+    monkeypatch.setenv("EDGETL_CACHE", str(shutil.copytree(cache_base, tmp_path / "cache")))
+    return tmp_path / "cache" / "stages"
+
+
+@pytest.fixture
+def no_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cache folder of the test's own that holds nothing."""
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "stages"
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[Path], dict[str, str]]:
+    """Return a function that gives the sha256 of a bundle's artifact, labels and golden files by name."""
+
+    def fingerprint(folder: Path) -> dict[str, str]:
+        files = [folder / "model.onnx", folder / "labels.txt", *(folder / "golden").glob("*")]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return fingerprint
+
+
+@pytest.fixture(scope="session")
+def write_target(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Return a function that writes a target and gives its path: write_target(precisions=["fp32"], size_bytes=1)."""
+
+    def write(precisions: tuple[str, ...] = ("int8", "fp32"), **budget: float) -> str:
+        path = tmp_path_factory.mktemp("target") / "own.toml"
+        bounds = {"accuracy_drop_points": 0.5, **budget}
+        path.write_text(
+            'schema = 1\nname = "own"\ndescription = "a device"\n\n[engine]\nname = "onnxruntime"\n'
+            f"precisions = {list(precisions)}\n\n[budget]\n"
+            + "".join(f"{name} = {value}\n" for name, value in bounds.items())
+        )
+        return str(path)
+
+    return write

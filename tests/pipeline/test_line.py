@@ -1,0 +1,441 @@
+"""Tests of edgetl/pipeline/line.py, and of the steps and files of a whole build."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import edgetl
+from edgetl.bundle import Bundle
+from edgetl.errors import BundleError, DataError, MissingError, TrainingError
+from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, steps
+from edgetl.records import Latency, Progress, Quiet
+from edgetl.runtime import Predictor, verify_bundle
+
+STAGES = ["check", "view", "frozen", "tuned", "exported", "quantized", "judged"]
+Step = Callable[[Plan, Progress, Path], None]
+Fingerprint = Callable[[Path], dict[str, str]]
+
+
+class Stop(Exception):  # noqa: N818
+    """Raised by the tests in the middle of a build."""
+
+
+def report_of(bundle: Bundle) -> BuildReport:
+    return BuildReport.model_validate_json(bundle.read("report.json"))
+
+
+def stop(plan: Plan, progress: Progress, folder: Path) -> None:
+    raise Stop
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every stage fail that begins to work."""
+    for name in STAGES:
+        monkeypatch.setitem(steps.STEPS, name, stop)
+
+
+@pytest.fixture
+def settings(small_build: dict[str, Any], tmp_path: Path) -> BuildSettings:
+    """Return the settings of the shared build, with an `out` of the test's own."""
+    return BuildSettings(**small_build, out=tmp_path / "out")
+
+
+@pytest.fixture
+def same_clock(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let latencies come out as in the shared build: which precision ships hangs on them."""
+    judged = report_of(built).judged
+
+    def replay(calls: dict[str, Any], rounds: int, per_round: int) -> dict[str, Latency]:
+        return {each.precision: each.latency for each in judged.measured}
+
+    monkeypatch.setattr(steps, "interleave", replay)
+
+
+class TestBundle:
+    def test_the_manifest_says_what_was_built(self, built: Bundle) -> None:
+        manifest = built.manifest
+        assert manifest.labels == ("blue", "green", "red")
+        assert (manifest.task, manifest.target, manifest.backbone) == (
+            "classification", "cpu", "torchvision/squeezenet1_1"
+        )  # fmt: skip
+        assert manifest.weights.source == "random"
+        assert manifest.preprocess.side == 32
+        assert manifest.toolchain["edgetl"] == edgetl.__version__
+
+    def test_accuracies_are_shares_on_photos_that_nothing_was_chosen_by(self, built: Bundle) -> None:
+        accuracy = built.manifest.accuracy
+        assert (accuracy.split, accuracy.images) == ("val", 6)
+        assert all(0.0 <= share <= 1.0 for share in (accuracy.frozen, accuracy.float_, accuracy.shipped))
+        assert accuracy.frozen > 0.9
+
+    def test_every_file_is_listed_with_its_hash(self, built: Bundle) -> None:
+        assert built.check_files() == len(built.manifest.files)
+        assert set(built.manifest.files) == {
+            "model.onnx", "labels.txt", "report.json", "README.md", "golden/000.png", "golden/001.png",
+            "golden/002.png", "golden/inputs.npy", "golden/logits.npy",
+        }  # fmt: skip
+        assert built.read("labels.txt") == b"blue\ngreen\nred\n"
+
+    def test_golden_images_are_the_users_photos(self, built: Bundle, colours: Path) -> None:
+        photos = {path.read_bytes() for path in colours.rglob("*.png")}
+        assert built.manifest.golden is not None
+        assert len(built.manifest.golden.images) == 3
+        assert {built.read(name) for name in built.manifest.golden.images} <= photos
+
+    def test_it_verifies(self, built: Bundle) -> None:
+        golden = verify_bundle(built.folder).golden
+        assert golden is not None
+        assert (golden.images, golden.max_pixel_difference, golden.top1_agreement) == (3, 0, 1.0)
+
+    def test_it_answers_for_photos(self, built: Bundle, colours: Path) -> None:
+        with Predictor.open(built.folder) as predictor:
+            answers = [predictor.predict(path).label for path in sorted((colours / "red").iterdir())]
+        assert answers.count("red") >= 10
+
+    def test_the_model_card_says_figures_licence_and_how_to_use_it(self, built: Bundle) -> None:
+        card = " ".join(built.read("README.md").decode().split())
+        assert "Tells 3 classes apart: blue, green, red." in card
+        assert "none: not pretrained" in card
+        assert "on 6 val photos" in card
+        assert "on 3 of the training photos, held out of training on the other 27" in card
+        assert 'Predictor.open("colours")' in card
+
+
+class TestReport:
+    def test_it_says_what_choices_were_made_on(self, built: Bundle) -> None:
+        report = report_of(built)
+        assert report.choices_made_on == "a tenth of the training photos, held out"
+        assert (report.train_images, report.held_out_images, report.accuracy.images) == (27, 3, 6)
+
+    def test_both_precisions_are_measured_and_the_verdict_has_a_reason(self, built: Bundle) -> None:
+        judged = report_of(built).judged
+        assert [each.precision for each in judged.measured] == ["fp32", "int8"]
+        assert judged.verdict.precision == built.manifest.artifact.precision
+        assert "INT8" in judged.verdict.reason
+        for each in judged.measured:
+            low, high = each.accuracy_interval
+            assert low <= each.accuracy <= high + 1e-9
+            assert sum(map(sum, each.confusion)) == 6
+            assert each.latency.count == len(each.latency.samples_ms) >= 100
+
+    def test_the_float_artifact_computes_what_was_trained(self, built: Bundle) -> None:
+        parity = report_of(built).parity
+        assert parity.max_relative_error <= 1e-3
+        assert parity.top1_agreement == 1.0
+
+    def test_it_names_the_command_that_makes_the_bundle_again(self, built: Bundle, colours: Path) -> None:
+        command = report_of(built).command
+        assert command.startswith(f"edgetl build --data {colours} --backbone torchvision/squeezenet1_1 --out ")
+        assert "--weights random" in command and "--epochs 1" in command and "--golden 3" in command
+
+    def test_its_summary_has_the_keys_that_the_issue_names(self, built: Bundle) -> None:
+        summary = Summary.of("here", "onnxruntime", report_of(built)).model_dump()
+        assert list(summary) == [
+            "bundle", "target", "engine", "precision", "classes", "accuracy", "latency_ms", "size_bytes", "seconds"
+        ]  # fmt: skip
+        assert list(summary["seconds"]) == ["frozen", "tune", "total"]
+        assert summary["size_bytes"]["float"] > 1_000_000
+
+
+class TestSecondBuild:
+    @pytest.mark.usefixtures("no_work")
+    def test_the_same_again_does_no_stage(self, built: Bundle, small_build: dict[str, Any], lines: Any) -> None:
+        written = (built.folder / "manifest.json").stat().st_mtime_ns
+        again = build(BuildSettings(**small_build, out=built.folder), lines)
+        assert again == built
+        assert lines.said == [f"{built.folder} is up to date"]
+        assert (built.folder / "manifest.json").stat().st_mtime_ns == written
+
+    @pytest.mark.usefixtures("no_work", "built")
+    def test_another_out_is_written_from_the_stages_that_are_done(
+        self, built: Bundle, settings: BuildSettings, lines: Any, fingerprint: Fingerprint
+    ) -> None:
+        bundle = build(settings, lines)
+        assert lines.said == [f"{name}: already done" for name in STAGES]
+        assert fingerprint(bundle.folder) == fingerprint(built.folder)
+
+    @pytest.mark.usefixtures("no_work")
+    def test_a_damaged_bundle_is_written_again(
+        self, built: Bundle, settings: BuildSettings, fingerprint: Fingerprint
+    ) -> None:
+        shutil.copytree(built.folder, settings.out)
+        (settings.out / "labels.txt").write_text("blue\ngreen\nyellow\n")
+        assert fingerprint(build(settings).folder) == fingerprint(built.folder)
+
+    @pytest.mark.usefixtures("no_work")
+    def test_another_number_of_golden_photos_writes_the_bundle_and_nothing_else(
+        self, built: Bundle, small_build: dict[str, Any], tmp_path: Path
+    ) -> None:
+        shutil.copytree(built.folder, tmp_path / "out")
+        bundle = build(BuildSettings(**{**small_build, "golden": 0}, out=tmp_path / "out"))
+        assert bundle.manifest.golden is None
+        assert not (bundle.folder / "golden").exists()
+        assert verify_bundle(bundle.folder).golden is None
+
+    def test_force_makes_every_stage_anew(
+        self, own_stages: Path, settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        saved = shutil.copytree(own_stages, tmp_path / "saved")
+
+        def copier(name: str) -> Step:
+            def copy(plan: Plan, progress: Progress, folder: Path) -> None:
+                made.append(name)
+                shutil.copytree(saved / getattr(plan, name).folder.name, folder, dirs_exist_ok=True)
+
+            return copy
+
+        for name in STAGES:
+            monkeypatch.setitem(steps.STEPS, name, copier(name))
+        build(settings)
+        assert made == []
+        build(settings, force=True)
+        assert made == STAGES
+
+
+class TestInterruptedBuild:
+    @pytest.mark.usefixtures("no_stages", "same_clock")
+    def test_one_that_is_stopped_in_every_stage_comes_to_the_same_in_the_end(
+        self,
+        built: Bundle,
+        settings: BuildSettings,
+        lines: Any,
+        fingerprint: Fingerprint,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        works = dict(steps.STEPS)
+
+        def stopping_after_work(plan: Plan, progress: Progress, folder: Path) -> None:
+            name = folder.name.removeprefix(".").partition("-")[0]
+            works[name](plan, progress, folder)
+            monkeypatch.setitem(steps.STEPS, name, works[name])
+            raise KeyboardInterrupt
+
+        for name in STAGES:
+            monkeypatch.setitem(steps.STEPS, name, stopping_after_work)
+        for _ in STAGES:
+            with pytest.raises(KeyboardInterrupt):
+                build(settings, lines)
+            assert not settings.out.exists()
+        lines.said.clear()
+        bundle = build(settings, lines)
+        assert [line for line in lines.said if line.endswith("already done")] == [
+            f"{name}: already done" for name in STAGES[:-1]
+        ]
+        assert fingerprint(bundle.folder) == fingerprint(built.folder)
+
+    def test_nothing_is_left_beside_out(
+        self, built: Bundle, settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*given: Any) -> None:
+            raise Stop
+
+        monkeypatch.setattr("edgetl.pipeline.compose.write_golden", fail)
+        with pytest.raises(Stop):
+            build(settings)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestWrongInput:
+    @pytest.mark.usefixtures("no_work", "no_stages")
+    def test_an_output_folder_that_is_no_bundle_is_refused_before_any_work(
+        self, settings: BuildSettings, lines: Any
+    ) -> None:
+        settings.out.mkdir()
+        (settings.out / "thesis.txt").write_text("years of work")
+        with pytest.raises(BundleError, match=r"out: exists and is no bundle, so it is not replaced"):
+            build(settings, lines)
+        assert lines.said == []
+        assert [path.name for path in settings.out.iterdir()] == ["thesis.txt"]
+
+    @pytest.fixture
+    def one_bad(self, colours: Path, tmp_path: Path) -> str:
+        """Return a folder of photos of which one is a text."""
+        photos = shutil.copytree(colours, tmp_path / "photos")
+        (Path(photos) / "red" / "00.png").write_text("I am a text")
+        return str(photos)
+
+    def test_a_bad_photo_stops_the_build_after_the_check(
+        self, one_bad: str, settings: BuildSettings, lines: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(steps.STEPS, "view", stop)
+        with pytest.raises(
+            DataError, match=r"1 of 36 photos cannot be read:\n  red/00\.png: not a picture.*\n.*--skip"
+        ):
+            build(settings.model_copy(update={"data": one_bad}), lines)
+        assert len(lines.said) == 1
+
+    def test_a_bad_photo_is_skipped_where_that_is_asked_for(
+        self, one_bad: str, settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plans = []
+
+        def keep(plan: Plan, progress: Progress, folder: Path) -> None:
+            plans.append(plan)
+            raise Stop
+
+        monkeypatch.setitem(steps.STEPS, "view", keep)
+        with pytest.raises(Stop):
+            build(settings.model_copy(update={"data": one_bad, "skip_bad": True}))
+        names = {item.path.as_posix() for part in plans[0].parts for item in part}
+        assert len(names) == 35
+        assert "red/00.png" not in names
+
+    def test_one_training_photo_a_class_is_too_few_to_hold_any_out(
+        self, write_colours: Callable[..., Path], settings: BuildSettings, tmp_path: Path
+    ) -> None:
+        for split in ("train", "val"):
+            write_colours(tmp_path / "few" / split, red=1, blue=1)
+        with pytest.raises(DataError, match=r"every class has a single training photo, so none can be held out .* Add"):
+            build(settings.model_copy(update={"data": str(tmp_path / "few")}))
+
+    def test_photos_too_small_for_the_network_are_an_error_with_a_size_that_works(
+        self, settings: BuildSettings
+    ) -> None:
+        small = settings.model_copy(update={"backbone": "torchvision/alexnet", "image_size": 16})
+        with pytest.raises(edgetl.EdgetlError, match=r"cannot read photos of 16x16 pixels .* Set --image-size 224"):
+            build(small)
+
+    @pytest.mark.usefixtures("built")
+    def test_training_that_diverges_keeps_the_last_good_state(
+        self, settings: BuildSettings, cache_base: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch.nn.functional as F
+
+        cross_entropy = F.cross_entropy
+
+        def spoilt(*given: Any, **named: Any) -> Any:
+            return cross_entropy(*given, **named) * (float("nan") if "label_smoothing" in named else 1.0)
+
+        monkeypatch.setattr("edgetl.finetune.loop.F.cross_entropy", spoilt)
+        with pytest.raises(
+            TrainingError, match=r"the loss became nan in epoch 1: .* is kept in .*\.safetensors"
+        ) as seen:
+            build(settings.model_copy(update={"epochs": 2}))
+        (kept,) = (cache_base / "rescued").iterdir()
+        assert str(kept) in str(seen.value)
+        assert load_file(kept)["head.weight"].shape == (3, 512)
+        assert not settings.out.exists()
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path, content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+
+    @pytest.mark.usefixtures("built", "full")
+    def test_no_room_for_the_bundle_is_an_error_and_leaves_nothing(
+        self, settings: BuildSettings, tmp_path: Path
+    ) -> None:
+        with pytest.raises(MissingError, match=r"out: no space left on this disk\. What was finished is kept"):
+            build(settings)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.usefixtures("full")
+    def test_no_room_for_a_stage_is_an_error_and_leaves_nothing(self, no_stages: Path, settings: BuildSettings) -> None:
+        with pytest.raises(MissingError, match=r"check-\w+: no space left on this disk"):
+            build(settings)
+        assert list(no_stages.iterdir()) == []
+
+    def test_an_older_bundle_at_out_stays_whole(
+        self, built: Bundle, settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copytree(built.folder, settings.out)
+
+        def refuse(path: Path, content: bytes) -> int:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(MissingError, match="no space left on this disk"):
+            build(settings.model_copy(update={"golden": 1}))
+        assert Bundle.open(settings.out).check_files() == built.check_files()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd:
+    """A build of photos with a fault each way, for a target that allows float only and can hardly be met."""
+
+    bundle: Bundle
+    report: BuildReport
+    said: list[str]
+
+
+class Kept(Quiet):
+    """A Progress that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="module")
+def odd(
+    write_colours: Callable[..., Path],
+    write_target: Callable[..., str],
+    small_build: dict[str, Any],
+    cache_base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Odd:
+    base = tmp_path_factory.mktemp("odd")
+    for split, count in (("train", 8), ("val", 3), ("test", 3)):
+        write_colours(base / "photos" / split, red=count, blue=count)
+    shutil.copy(base / "photos/train/red/00.png", base / "photos/test/red/again.png")
+    (base / "photos/train/blue/text.jpg").write_text("I am a text")
+    settings = {
+        **small_build, "data": str(base / "photos"), "skip_bad": True, "epochs": 0, "golden": 0,
+        "target": write_target(precisions=("fp32",), size_bytes=1000, latency_ms_p50=1e-6),
+    }  # fmt: skip
+
+    seen = Kept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETL_CACHE", str(cache_base))
+        bundle = build(BuildSettings(**settings, out=base / "out"), seen)
+    return Odd(bundle=bundle, report=report_of(bundle), said=seen.said)
+
+
+class TestOddBuild:
+    def test_a_leak_is_named(self, odd: Odd) -> None:
+        (leak,) = odd.report.check.leaks
+        assert (leak.train, leak.held_out) == ("train/red/00.png", "test/red/again.png")
+        assert any("test/red/again.png" in line and "train/red/00.png" in line for line in odd.said)
+
+    def test_a_photo_left_out_is_named(self, odd: Odd) -> None:
+        (bad,) = odd.report.check.bad
+        assert bad.path == "train/blue/text.jpg"
+        assert any(line.startswith("left out: train/blue/text.jpg: not a picture") for line in odd.said)
+
+    def test_results_are_on_test_where_there_is_one(self, odd: Odd) -> None:
+        assert (odd.report.accuracy.split, odd.report.accuracy.images) == ("test", 7)
+        assert odd.report.train_images + odd.report.held_out_images == 16
+
+    def test_no_epochs_leave_the_frozen_stages_answers(self, odd: Odd) -> None:
+        assert len(odd.report.tuned.history.epochs) == 1
+        assert odd.report.accuracy.float_ == odd.report.accuracy.frozen
+
+    def test_no_golden_photos_are_kept_where_none_are_asked_for(self, odd: Odd) -> None:
+        assert odd.bundle.manifest.golden is None
+        assert not (odd.bundle.folder / "golden").exists()
+
+    def test_a_target_that_allows_float_only_gets_float(self, odd: Odd) -> None:
+        assert odd.bundle.manifest.artifact.precision == "fp32"
+        assert odd.report.judged.verdict.reason == "own allows float only"
+        assert (odd.report.recipe, odd.report.calibration_images) == (None, 0)
+
+    def test_every_bound_that_is_missed_is_said(self, odd: Odd) -> None:
+        latency, size = odd.report.judged.missed
+        assert latency.startswith("latency p50 ") and latency.endswith(" ms here, the budget is 1e-06 ms")
+        assert size.startswith("size ") and size.endswith(" bytes, the budget is 1000 bytes")

@@ -1,0 +1,143 @@
+"""Tests of edgetl/pipeline/plan.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl.errors import BackboneError, BundleError, DataError, RecipeError, TargetError
+from edgetl.pipeline import BuildSettings, Plan, make_plan
+from edgetl.records import Quiet
+
+ORDER = ["check", "view", "frozen", "tuned", "exported", "quantized", "judged", "bundle"]
+# Which stages do not depend on the one before them: the float artifact goes round the quantized one.
+Keys = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def plan_of(small_build: dict[str, Any], tmp_path: Path) -> Callable[..., Plan]:
+    def plan_of(**changed: Any) -> Plan:
+        return make_plan(BuildSettings(**{**small_build, "out": tmp_path / "out", **changed}), Quiet())
+
+    return plan_of
+
+
+@pytest.fixture
+def keys_of(plan_of: Callable[..., Plan]) -> Keys:
+    def keys_of(**changed: Any) -> dict[str, str]:
+        plan = plan_of(**changed)
+        return {stage.name: stage.key for stage in (*plan.stages, plan.bundle)}
+
+    return keys_of
+
+
+@pytest.mark.parametrize(
+    ("changed", "first"),
+    [
+        ({"backbone": "torchvision/squeezenet1_0"}, "view"),
+        ({"image_size": 48}, "view"),
+        ({"fit": "pad"}, "view"),
+        ({"skip_bad": True}, "view"),
+        ({"epochs": 2}, "tuned"),
+        ({"lr": 0.01}, "tuned"),
+        ({"recipe": "entropy"}, "quantized"),
+        ({"golden": 4}, "bundle"),
+        ({"seed": 1}, "check"),
+    ],
+)
+def test_a_change_makes_its_stage_and_all_after_it_anew(changed: dict[str, Any], first: str, keys_of: Keys) -> None:
+    before, after = keys_of(), keys_of(**changed)
+    assert list(before) == ORDER
+    assert [name for name in ORDER if before[name] != after[name]] == ORDER[ORDER.index(first) :]
+
+
+@pytest.mark.parametrize("kind", ["added", "changed", "renamed"])
+def test_other_photos_make_everything_anew(kind: str, colours: Path, keys_of: Keys, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(colours, tmp_path / "photos"))
+    if kind == "added":
+        shutil.copy(moved / "red" / "00.png", moved / "blue" / "more.png")
+    elif kind == "changed":
+        (moved / "red" / "00.png").write_bytes((moved / "red" / "01.png").read_bytes() + b" ")
+    else:
+        (moved / "red" / "00.png").rename(moved / "red" / "zero.png")
+    before, after = keys_of(), keys_of(data=str(moved))
+    assert all(before[name] != after[name] for name in ORDER)
+
+
+def test_a_folder_that_moves_changes_nothing(colours: Path, keys_of: Keys, tmp_path: Path) -> None:
+    assert keys_of(data=str(shutil.copytree(colours, tmp_path / "elsewhere"))) == keys_of()
+
+
+def test_where_the_bundle_goes_changes_nothing(keys_of: Keys, tmp_path: Path) -> None:
+    assert keys_of(out=tmp_path / "other") == keys_of()
+
+
+def test_other_weights_make_the_view_anew(keys_of: Keys, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"abc")
+    before, after = keys_of(), keys_of(weights=str(tmp_path / "w.pth"))
+    assert [name for name in ORDER if before[name] == after[name]] == ["check"]
+    (tmp_path / "w.pth").write_bytes(b"abd")
+    assert keys_of(weights=str(tmp_path / "w.pth"))["view"] != after["view"]
+
+
+def test_another_budget_judges_anew_and_makes_nothing_anew(keys_of: Keys, write_target: Callable[..., str]) -> None:
+    before, after = keys_of(target=write_target()), keys_of(target=write_target(accuracy_drop_points=3.0))
+    assert [name for name in ORDER if before[name] != after[name]] == ["judged", "bundle"]
+
+
+def test_a_target_without_int8_has_no_quantized_stage(
+    plan_of: Callable[..., Plan], write_target: Callable[..., str]
+) -> None:
+    plan = plan_of(target=write_target(precisions=("fp32",)))
+    assert [stage.name for stage in plan.stages] == ["check", "view", "frozen", "tuned", "exported", "judged"]
+
+
+def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, tmp_path: Path) -> None:
+    plan = plan_of()
+    assert not any(stage.done for stage in plan.stages)
+    assert not no_stages.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_choices_are_made_on_a_tenth_of_the_training_photos(plan_of: Callable[..., Plan], own_stages: Path) -> None:
+    plan = plan_of()
+    train, held, unseen = plan.parts
+    assert {item.split for item in (*train, *held)} == {"train"}
+    assert {item.split for item in unseen} == {"val"}
+    assert not set(train) & set(held)
+    assert len(held) == 3
+    assert {item.label for item in held} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"backbone": "torchvision/squeezenet11"}, BackboneError, r"Did you mean torchvision/squeezenet1_1"),
+        ({"target": "cpus"}, TargetError, r"unknown target 'cpus'\. Did you mean cpu"),
+        ({"recipe": "minimax"}, RecipeError, r"unknown recipe 'minimax'\. Did you mean minmax"),
+        ({"data": "nowhere"}, DataError, r"nowhere: no such folder"),
+        ({"weights": "none.pth"}, BackboneError, r"--weights none\.pth: no such file"),
+    ],
+)
+def test_what_does_not_exist_is_an_error_before_any_work(
+    changed: dict[str, Any], error: type[Exception], message: str, plan_of: Callable[..., Plan], no_stages: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        plan_of(**changed)
+    assert not no_stages.exists()
+
+
+def test_an_output_folder_that_is_no_bundle_is_an_error_before_any_work(
+    plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(
+        BundleError, match=r"out: exists and is no bundle, so it is not replaced\. Choose another --out"
+    ):
+        plan_of()
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"

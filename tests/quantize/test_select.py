@@ -1,0 +1,78 @@
+"""Tests of edgetl/quantize/select.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from edgetl.data import Item
+from edgetl.errors import CalibrationError
+from edgetl.quantize import select_items
+from edgetl.recipe import CalibrationRecipe, load_recipe
+
+WAYS: tuple[Literal["balanced", "random"], ...] = ("balanced", "random")
+
+
+def recipe(**changed: Any) -> CalibrationRecipe:
+    return load_recipe("minmax").model_copy(update=changed)
+
+
+def items(**counts: int) -> tuple[Item, ...]:
+    """Return so many training photos of each class: items(cat=3, dog=5)."""
+    return tuple(
+        Item(path=Path(label, f"{number}.jpg"), label=index, split="train", sha256=f"{index:032x}{number:032x}")
+        for index, (label, count) in enumerate(counts.items())
+        for number in range(count)
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestEitherWay:
+    @pytest.mark.parametrize(("images", "expected"), [(1, 1), (10, 10), (30, 30), (31, 30), (1000, 30)])
+    def test_as_many_as_asked_for_or_all_there_are(self, images: int, expected: int, way: str) -> None:
+        chosen = select_items(items(cat=10, dog=20), recipe(select=way, images=images))
+        assert len(chosen) == len(set(chosen)) == expected
+
+    def test_the_order_they_come_in_does_not_matter(self, way: str) -> None:
+        photos = items(cat=10, dog=20)
+        settings = recipe(select=way, images=7)
+        assert select_items(photos, settings) == select_items(photos[::-1], settings)
+
+    def test_another_name_of_the_file_does_not_matter(self, way: str) -> None:
+        photos = items(cat=10, dog=20)
+        renamed = tuple(
+            Item(path=Path("new", str(index)), label=item.label, split=item.split, sha256=item.sha256)
+            for index, item in enumerate(photos)
+        )
+        settings = recipe(select=way, images=7)
+        chosen = [item.sha256 for item in select_items(photos, settings)]
+        assert [item.sha256 for item in select_items(renamed, settings)] == chosen
+
+    def test_another_seed_takes_others(self, way: str) -> None:
+        photos = items(cat=50, dog=50)
+        first, second = (set(select_items(photos, recipe(select=way, images=20, seed=seed))) for seed in (0, 1))
+        assert first != second
+
+    @pytest.mark.parametrize("split", ["val", "test"])
+    def test_a_photo_that_results_are_measured_on_is_refused(self, split: Literal["val", "test"], way: str) -> None:
+        foreign = Item(path=Path("cat/seen.jpg"), label=0, split=split, sha256="f" * 64)
+        message = r"cat/seen\.jpg is not a training photo: calibration must not see what results are measured on"
+        with pytest.raises(CalibrationError, match=message):
+            select_items((*items(cat=3), foreign), recipe(select=way))
+
+    def test_no_photo_is_refused(self, way: str) -> None:
+        with pytest.raises(CalibrationError, match="there is no training photo to calibrate with"):
+            select_items((), recipe(select=way))
+
+
+def test_balanced_takes_a_rare_class_as_often_as_a_common_one() -> None:
+    chosen = select_items(items(rare=6, common=500), recipe(select="balanced", images=12))
+    assert Counter(item.path.parts[0] for item in chosen) == {"rare": 6, "common": 6}
+
+
+def test_random_takes_classes_as_they_come() -> None:
+    chosen = select_items(items(rare=6, common=500), recipe(select="random", images=100))
+    assert Counter(item.path.parts[0] for item in chosen)["common"] > 90

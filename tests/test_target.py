@@ -1,0 +1,102 @@
+"""Tests of edgetl/target.py and of every shipped target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgetl.compile import COMPILERS
+from edgetl.errors import TargetError
+from edgetl.target import ENGINE_PRECISIONS, TargetProfile, load_target, target_names
+
+FOLDER = Path(__file__).parents[1] / "targets"
+TARGET = """\
+schema = 1
+name = "mine"
+description = "The box under my desk"
+
+[engine]
+name = "onnxruntime"
+precisions = ["int8", "fp32"]
+threads = 2
+
+[budget]
+accuracy_drop_points = 0.5
+latency_ms_p50 = 12.5
+size_bytes = 4000000
+"""
+
+
+def load(folder: Path, text: str) -> TargetProfile:
+    (folder / "mine.toml").write_text(text)
+    return load_target(str(folder / "mine.toml"))
+
+
+def test_every_file_in_the_folder_is_a_target() -> None:
+    assert target_names() == tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    assert "cpu" in target_names()
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_shipped_target_loads_under_the_name_of_its_file(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    assert target.description
+
+
+def test_every_engine_that_is_compiled_for_says_what_it_builds() -> None:
+    assert set(ENGINE_PRECISIONS) == set(COMPILERS)
+
+
+def test_a_file_of_the_users_is_read(tmp_path: Path) -> None:
+    target = load(tmp_path, TARGET)
+    assert (target.name, target.engine.precisions, target.engine.threads) == ("mine", ("int8", "fp32"), 2)
+    assert (target.budget.latency_ms_p50, target.budget.size_bytes) == (12.5, 4_000_000)
+
+
+def test_what_a_target_leaves_out_is_unbounded(tmp_path: Path) -> None:
+    text = TARGET.replace("threads = 2\n", "").replace("latency_ms_p50 = 12.5\nsize_bytes = 4000000\n", "")
+    target = load(tmp_path, text)
+    assert (target.engine.threads, target.budget.latency_ms_p50, target.budget.size_bytes) == (0, None, None)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(TargetError, match=r"unknown target 'cpus'\. Did you mean .*cpu.*\? .* \./my-target\.toml"):
+        load_target("cpus")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"gone\.toml: no such file"):
+        load_target(str(tmp_path / "gone.toml"))
+
+
+def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"mine\.toml: not TOML"):
+        load(tmp_path, "schema: 1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("threads = 2", "thread = 2", r"unknown key 'engine\.thread'\. Did you mean threads\?"),
+        ("latency_ms_p50", "latency_p50", r"unknown key 'budget\.latency_p50'\. Did you mean latency_ms_p50"),
+        ("[budget]", "[budgets]", r"unknown key 'budgets'\. Did you mean budget"),
+        ("schema = 1\n", "", r"schema is missing"),
+        ("schema = 1", "schema = 2", r"schema: Input should be 1, found 2"),
+        ('"mine"', '"My Box"', r"name: String should match pattern .*, found 'My Box'"),
+        ('"onnxruntime"', '"tflite"', r"engine\.name: Input should be .*, found 'tflite'"),
+        ('["int8", "fp32"]', "[]", r"engine\.precisions: .*at least 1 item"),
+        ('["int8", "fp32"]', '["int4"]', r"engine\.precisions\.0: Input should be .*'int8'.*, found 'int4'"),
+        ('"int8", ', '"fp16", ', r'engine: precisions holds "fp16", but onnxruntime here builds int8 or fp32'),
+        ("threads = 2", "threads = -1", r"engine\.threads: .*greater than or equal to 0, found -1"),
+        ("drop_points = 0.5", "drop_points = -1.0", r"budget\.accuracy_drop_points: .*, found -1\.0"),
+        ("size_bytes = 4000000", "size_bytes = 0", r"budget\.size_bytes: Input should be greater than 0, found 0"),
+    ],
+)
+def test_a_target_that_says_something_impossible_is_refused(
+    before: str, after: str, message: str, tmp_path: Path
+) -> None:
+    assert before in TARGET
+    with pytest.raises(TargetError, match=rf"mine\.toml: {message}"):
+        load(tmp_path, TARGET.replace(before, after))
