@@ -55,7 +55,7 @@ class TestCodeOf:
         (tmp_path / "house" / "room").mkdir(parents=True)
         for name in ("__init__.py", "hall.py", "room/__init__.py", "room/bed.py"):
             (tmp_path / "house" / name).write_text("x = 1\n")
-        monkeypatch.setattr(stages.edgetl, "__file__", str(tmp_path / "house" / "__init__.py"))
+        monkeypatch.setattr(stages, "__file__", str(tmp_path / "house" / "pipeline" / "stages.py"))
         code_of.cache_clear()
         yield tmp_path / "house"
         code_of.cache_clear()
