@@ -20,7 +20,7 @@ from recording import assets, save_result, spread
 
 from edgetl.backbones import Backbone, choose_weights, freeze, load_backbone
 from edgetl.data import Dataset, Item, balanced, hold_out, image_batches, load_image, read_dataset
-from edgetl.finetune import fit_head, write_features
+from edgetl.finetune import Workbench, fit_head, write_features
 from edgetl.finetune.device import as_input
 from edgetl.records import Quiet
 
@@ -48,7 +48,8 @@ def frozen(backbone: Backbone, dataset: Dataset, items: tuple[Item, ...]) -> Non
     train, held = hold_out(items, 0.1, 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
-        features = write_features(path, backbone, dataset, (*train, *held), backbone.preprocess, CPU, Quiet())
+        bench = Workbench(dataset=dataset, device=CPU, progress=Quiet())
+        features = write_features(path, backbone, (*train, *held), backbone.preprocess, bench)
         labels = [np.array([item.label for item in part]) for part in (train, held)]
         fit_head(features[: len(train)], labels[0], features[len(train) :], labels[1])
 

@@ -59,7 +59,8 @@ def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, floa
     share = hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     spread = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, float(middle - spread)), min(1.0, float(middle + spread))
+    # All or none right touches the border; rounding must not leave the share outside its own interval.
+    return max(0.0, min(share, float(middle - spread))), min(1.0, max(share, float(middle + spread)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

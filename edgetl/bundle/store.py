@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,12 @@ def check_output(out: Path) -> None:
     """Return if a bundle may be written at `out`: nothing is there, or an empty folder, or an older bundle.
 
     Raises:
-        BundleError: something else is there.
+        BundleError: something else is there, or nothing can be made there.
     """
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "no folder may be made in it" if nearest.is_dir() else "it is a file"
+        raise BundleError(f"{out}: cannot be made, for {nearest} is in the way: {what}. Choose another --out")
     if out.is_dir() and (_holds_bundle(out) or not any(out.iterdir())):
         return
     if out.exists() or out.is_symlink():

@@ -5,6 +5,7 @@ from edgetl.finetune.features import write_features
 from edgetl.finetune.head import Classifier, LinearHead, fit_head
 from edgetl.finetune.loop import History, TuneSettings, classifier_logits, tune
 from edgetl.finetune.views import ViewChoice, choose_view
+from edgetl.finetune.workbench import Workbench
 
 __all__ = [
     "Classifier",
@@ -12,6 +13,7 @@ __all__ = [
     "LinearHead",
     "TuneSettings",
     "ViewChoice",
+    "Workbench",
     "choose_view",
     "classifier_logits",
     "fit_head",

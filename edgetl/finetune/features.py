@@ -10,9 +10,10 @@ import torch
 from numpy.lib import format as npy
 
 from edgetl.backbones import Backbone, freeze
-from edgetl.data import Dataset, Item, image_batches
+from edgetl.data import Item, image_batches
 from edgetl.finetune.device import as_input, autocast
-from edgetl.records import FloatArray, Preprocess, Progress
+from edgetl.finetune.workbench import Workbench
+from edgetl.records import FloatArray, Preprocess
 
 __all__ = ["extract_features", "write_features"]
 
@@ -20,13 +21,7 @@ BATCH = 32
 
 
 def write_features(
-    path: Path,
-    backbone: Backbone,
-    dataset: Dataset,
-    items: Sequence[Item],
-    how: Preprocess,
-    device: torch.device,
-    progress: Progress,
+    path: Path, backbone: Backbone, items: Sequence[Item], how: Preprocess, bench: Workbench
 ) -> FloatArray:
     """Return the memory-mapped features at `path` (npy), float32 of shape (items, features), after computing them.
 
@@ -36,37 +31,25 @@ def write_features(
     with path.open("wb") as file:
         header = npy.header_data_from_array_1_0(np.empty((0, backbone.features), dtype=np.float32))
         npy.write_array_header_1_0(file, {**header, "shape": (len(items), backbone.features)})
-        for features in _stream(backbone, dataset, items, how, device, progress, mirror=False):
+        for features in _stream(backbone, items, how, bench, mirror=False):
             file.write(features.tobytes())
     mapped: FloatArray = np.load(path, mmap_mode="r")
     return mapped
 
 
 def extract_features(
-    backbone: Backbone,
-    dataset: Dataset,
-    items: Sequence[Item],
-    how: Preprocess,
-    device: torch.device,
-    progress: Progress,
-    mirror: bool = False,
+    backbone: Backbone, items: Sequence[Item], how: Preprocess, bench: Workbench, mirror: bool = False
 ) -> FloatArray:
     """Return features in memory, float32 of shape (items, features); for samples that are small."""
-    return np.concatenate(list(_stream(backbone, dataset, items, how, device, progress, mirror)))
+    return np.concatenate(list(_stream(backbone, items, how, bench, mirror)))
 
 
 def _stream(
-    backbone: Backbone,
-    dataset: Dataset,
-    items: Sequence[Item],
-    how: Preprocess,
-    device: torch.device,
-    progress: Progress,
-    mirror: bool,
+    backbone: Backbone, items: Sequence[Item], how: Preprocess, bench: Workbench, mirror: bool
 ) -> Iterator[FloatArray]:
-    network = freeze(backbone.module).to(device).to(memory_format=torch.channels_last)
+    network = freeze(backbone.module).to(bench.device).to(memory_format=torch.channels_last)
     what = f"frozen pass, {how.fit}{', mirrored' if mirror else ''}"
-    with torch.inference_mode(), autocast(device), progress.count(what, len(items)) as advance:
-        for images in image_batches(dataset, items, how, BATCH, mirror):
-            yield network(as_input(images, how, device)).float().cpu().numpy()
+    with torch.inference_mode(), autocast(bench.device), bench.progress.count(what, len(items)) as advance:
+        for images in image_batches(bench.dataset, items, how, BATCH, mirror):
+            yield network(as_input(images, how, bench.device)).float().cpu().numpy()
             advance(len(images))

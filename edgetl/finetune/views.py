@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
-import torch
 
 from edgetl.backbones import Backbone
-from edgetl.data import Dataset, Item, hold_out
+from edgetl.data import Item, hold_out
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.head import cross_validated
-from edgetl.records import Fit, Progress, Record
+from edgetl.finetune.workbench import Workbench
+from edgetl.records import Fit, Record
 
 __all__ = ["ViewChoice", "choose_view"]
 
@@ -31,30 +31,20 @@ class ViewChoice(Record):
     mirrored_accuracy: float
 
 
-def choose_view(
-    backbone: Backbone,
-    dataset: Dataset,
-    items: Sequence[Item],
-    fit: Fit | None,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> ViewChoice:
+def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed: int, bench: Workbench) -> ViewChoice:
     """Return the view on which cross-validated linear probes answer best, on a sample of training photos.
 
     Args:
         backbone: whose features are probed.
-        dataset: where the photos lie.
         items: training photos; nothing held out is among them.
         fit: what the user asked for, or None to choose among all.
         seed: draws the sample.
-        device: where the backbone runs.
-        progress: shows the passes.
+        bench: where the backbone runs, on which photos.
     """
     sample = tuple(items)
     if len(sample) > SAMPLE:
         _, sample = hold_out(sample, SAMPLE / len(sample), seed)
-    counts = np.bincount([item.label for item in sample], minlength=len(dataset.labels))
+    counts = np.bincount([item.label for item in sample], minlength=len(bench.dataset.labels))
     # A class of one photo cannot be on both sides of a fold.
     sample = tuple(item for item in sample if counts[item.label] >= 2)
     candidates: tuple[Fit, ...] = (fit,) if fit else get_args(Fit)
@@ -62,15 +52,13 @@ def choose_view(
         return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=0.0)
     labels = np.array([item.label for item in sample])
     features = {
-        one: extract_features(
-            backbone, dataset, sample, backbone.preprocess.model_copy(update={"fit": one}), device, progress
-        )
+        one: extract_features(backbone, sample, backbone.preprocess.model_copy(update={"fit": one}), bench)
         for one in candidates
     }
     scores = {one: cross_validated(features[one], labels, seed=seed) for one in candidates}
     best = max(candidates, key=lambda one: scores[one])
     how = backbone.preprocess.model_copy(update={"fit": best})
-    turned = extract_features(backbone, dataset, sample, how, device, progress, mirror=True)
+    turned = extract_features(backbone, sample, how, bench, mirror=True)
     mirrored = cross_validated(features[best], labels, mirrored=turned, seed=seed)
     return ViewChoice(
         fit=best, mirror=mirrored >= scores[best] - MIRROR_LOSS, fit_accuracy=scores, mirrored_accuracy=mirrored

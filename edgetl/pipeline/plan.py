@@ -13,7 +13,7 @@ from edgetl.bench import describe_machine
 from edgetl.bundle import check_output
 from edgetl.data import Check, Dataset, Item, hold_out, read_dataset, without_bad
 from edgetl.errors import DataError
-from edgetl.finetune import TuneSettings, ViewChoice, pick_device
+from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe, load_recipe
@@ -88,6 +88,10 @@ class Plan:
                 "Add photos: twenty a class is a good start"
             )
         return rest, held, self.usable.of(self.usable.evaluation)
+
+    def bench(self, progress: Progress) -> Workbench:
+        """Return what training works with, once the check stage is done."""
+        return Workbench(dataset=self.usable, device=self.device, progress=progress)
 
     @cached_property
     def photo(self) -> Preprocess:

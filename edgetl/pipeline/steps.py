@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgetl.bundle import Artifact, Parity, write_file
 from edgetl.cache import cache_folder
 from edgetl.compile import compile_graph
 from edgetl.data import Item, check_dataset, image_batches, load_image
-from edgetl.errors import EdgetlError, ParityError
+from edgetl.errors import EdgetlError, ParityError, TrainingError
 from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
 from edgetl.finetune import (
     Classifier,
@@ -55,7 +56,7 @@ def view(plan: Plan, progress: Progress, folder: Path) -> None:
     """Choose how photos are fitted to the square, and whether a mirrored photo is the same thing."""
     train, _, _ = plan.parts
     fit = None if plan.settings.fit == "auto" else plan.settings.fit
-    choice = choose_view(plan.backbone, plan.usable, train, fit, plan.settings.seed, plan.device, progress)
+    choice = choose_view(plan.backbone, train, fit, plan.settings.seed, plan.bench(progress))
     write_record(folder, "view", choice)
 
 
@@ -64,9 +65,7 @@ def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
     started = time.perf_counter()
     parts = plan.parts
     items = [item for part in parts for item in part]
-    features = write_features(
-        folder / "features.npy", plan.backbone, plan.usable, items, plan.photo, plan.device, progress
-    )
+    features = write_features(folder / "features.npy", plan.backbone, items, plan.photo, plan.bench(progress))
     ends = np.cumsum([len(part) for part in parts])
     train, held, unseen = np.split(features, ends[:-1])
     train_labels, held_labels, unseen_labels = (labels_of(part) for part in parts)
@@ -87,16 +86,14 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     started = time.perf_counter()
     train, held, _ = plan.parts
 
-    def rescue(classifier: Classifier) -> str:
+    settings = plan.tuning.model_copy(update={"mirror": plan.view.read("view", ViewChoice).mirror})
+    classifier = _headed(plan)
+    try:
+        history = tune(classifier, train, held, plan.photo, settings, plan.bench(progress))
+    except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.tuned.key[:20]}.safetensors"
         write_file(kept, save_tensors(_state_of(classifier)))
-        return str(kept)
-
-    classifier = _headed(plan)
-    history = tune(
-        classifier, plan.usable, train, held, plan.photo, plan.view.read("view", ViewChoice).mirror, plan.tuning,
-        plan.device, progress, rescue,
-    )  # fmt: skip
+        raise TrainingError(f"{error}. That state is kept in {kept}") from error
     write_file(folder / "classifier.safetensors", save_tensors(_state_of(classifier)))
     write_record(folder, "tuned", Tuned(history=history, seconds=time.perf_counter() - started))
 
@@ -108,7 +105,9 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
     classifier.requires_grad_(False).eval()
     _, held, _ = plan.parts
     photos = held[:PARITY_IMAGES]
-    expected = classifier_logits(classifier, plan.usable, photos, plan.photo, torch.device("cpu"))
+    expected = classifier_logits(
+        classifier, photos, plan.photo, replace(plan.bench(progress), device=torch.device("cpu"))
+    )
     failures = []
     for exporter in EXPORTERS:
         try:

@@ -195,6 +195,17 @@ class TestCheckOutput:
         with pytest.raises(BundleError, match="exists and is no bundle"):
             check_output(tmp_path / "out")
 
+    def test_a_place_below_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "notes").write_text("mine")
+        with pytest.raises(BundleError, match=r"out: cannot be made, for .*notes is in the way: it is a file"):
+            check_output(tmp_path / "notes" / "deep" / "out")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_folder_that_may_not_be_written_is_refused(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(BundleError, match=r"is in the way: no folder may be made in it"):
+            check_output(tmp_path / "out")
+
 
 class TestWriteBundle:
     def test_every_file_but_the_manifest_is_listed_with_its_size_and_hash(self, tiny_bundle: Path) -> None:

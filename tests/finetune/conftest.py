@@ -12,6 +12,8 @@ import torch
 
 from edgetl.backbones import Backbone, choose_weights, load_backbone
 from edgetl.data import Dataset, read_dataset
+from edgetl.finetune import Workbench
+from edgetl.records import Quiet
 
 
 class Lines:
@@ -51,6 +53,12 @@ def load() -> Callable[..., Backbone]:
         return load_backbone(full, choose_weights(full, "random", seed), side=32, seed=seed)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def bench(dataset: Dataset, cpu: torch.device) -> Workbench:
+    """Return a silent workbench on the photos of three colours."""
+    return Workbench(dataset=dataset, device=cpu, progress=Quiet())
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, load_image
-from edgetl.finetune import write_features
+from edgetl.finetune import Workbench, write_features
 from edgetl.finetune.features import extract_features
-from edgetl.records import FloatArray, Quiet
+from edgetl.records import FloatArray
 
 Load = Callable[..., Backbone]
 
@@ -30,70 +31,70 @@ def by_torch(backbone: Backbone, dataset: Dataset, mirror: bool = False) -> Floa
     return torch.stack(rows).numpy()
 
 
-def test_what_is_written_is_what_is_returned(load: Load, dataset: Dataset, cpu: torch.device, tmp_path: Path) -> None:
+def test_what_is_written_is_what_is_returned(load: Load, dataset: Dataset, bench: Workbench, tmp_path: Path) -> None:
     backbone, path = load(), tmp_path / "features.npy"
-    features = write_features(path, backbone, dataset, dataset.items, backbone.preprocess, cpu, Quiet())
+    features = write_features(path, backbone, dataset.items, backbone.preprocess, bench)
     assert isinstance(features, np.memmap)
     assert (features.shape, features.dtype) == ((36, 512), np.float32)
     np.testing.assert_array_equal(np.load(path), features)
 
 
 def test_the_file_holds_what_is_computed_in_memory(
-    load: Load, dataset: Dataset, cpu: torch.device, tmp_path: Path
+    load: Load, dataset: Dataset, bench: Workbench, tmp_path: Path
 ) -> None:
     backbone = load()
     how = backbone.preprocess
-    written = write_features(tmp_path / "f.npy", backbone, dataset, dataset.items, how, cpu, Quiet())
-    np.testing.assert_array_equal(written, extract_features(backbone, dataset, dataset.items, how, cpu, Quiet()))
+    written = write_features(tmp_path / "f.npy", backbone, dataset.items, how, bench)
+    np.testing.assert_array_equal(written, extract_features(backbone, dataset.items, how, bench))
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
 @pytest.mark.parametrize("mirror", [False, True])
 def test_features_are_what_torch_computes_photo_by_photo(
-    name: str, mirror: bool, load: Load, dataset: Dataset, cpu: torch.device
+    name: str, mirror: bool, load: Load, dataset: Dataset, bench: Workbench
 ) -> None:
     backbone = load(name)
-    found = extract_features(backbone, dataset, dataset.items, backbone.preprocess, cpu, Quiet(), mirror)
+    found = extract_features(backbone, dataset.items, backbone.preprocess, bench, mirror)
     expected = by_torch(backbone, dataset, mirror)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * float(np.abs(expected).max()))
 
 
-def test_the_order_of_the_items_is_kept(load: Load, dataset: Dataset, cpu: torch.device) -> None:
+def test_the_order_of_the_items_is_kept(load: Load, dataset: Dataset, bench: Workbench) -> None:
     backbone = load()
     how = backbone.preprocess
-    forward = extract_features(backbone, dataset, dataset.items, how, cpu, Quiet())
-    backward = extract_features(backbone, dataset, dataset.items[::-1], how, cpu, Quiet())
+    forward = extract_features(backbone, dataset.items, how, bench)
+    backward = extract_features(backbone, dataset.items[::-1], how, bench)
     assert len(np.unique(forward, axis=0)) == len(dataset.items)
     np.testing.assert_allclose(backward[::-1], forward, rtol=1e-4, atol=1e-5)
 
 
 def test_the_frozen_pass_leaves_batchnorm_buffers_byte_identical(
-    load: Load, dataset: Dataset, cpu: torch.device, tmp_path: Path
+    load: Load, dataset: Dataset, bench: Workbench, tmp_path: Path
 ) -> None:
     backbone = load("mobilenet_v3_small")
     backbone.module.train()
     before = {name: tensor.clone().numpy().tobytes() for name, tensor in backbone.module.named_buffers()}
-    write_features(tmp_path / "f.npy", backbone, dataset, dataset.items, backbone.preprocess, cpu, Quiet())
+    write_features(tmp_path / "f.npy", backbone, dataset.items, backbone.preprocess, bench)
     assert before
     assert {name: tensor.numpy().tobytes() for name, tensor in backbone.module.named_buffers()} == before
 
 
 def test_every_photo_goes_through_the_backbone_once(
-    load: Load, dataset: Dataset, cpu: torch.device, lines: Any, tmp_path: Path
+    load: Load, dataset: Dataset, bench: Workbench, lines: Any, tmp_path: Path
 ) -> None:
     backbone, seen = load(), []
     backbone.module.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    write_features(tmp_path / "f.npy", backbone, dataset, dataset.items, backbone.preprocess, cpu, lines)
+    write_features(tmp_path / "f.npy", backbone, dataset.items, backbone.preprocess, replace(bench, progress=lines))
     assert sum(seen) == len(dataset.items)
     assert lines.counted == [("frozen pass, crop", 36)]
 
 
 def test_a_full_disk_is_the_systems_error_and_no_crash_of_the_mapping(
-    load: Load, dataset: Dataset, cpu: torch.device
+    load: Load, dataset: Dataset, bench: Workbench
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full, which Linux has")
     backbone = load()
     with pytest.raises(OSError, match="No space left on device"):
-        write_features(full, backbone, dataset, dataset.items, backbone.preprocess, cpu, Quiet())
+        write_features(full, backbone, dataset.items, backbone.preprocess, bench)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, hold_out
 from edgetl.errors import TrainingError
-from edgetl.finetune import Classifier, History, LinearHead, TuneSettings, classifier_logits, tune
+from edgetl.finetune import Classifier, History, LinearHead, TuneSettings, Workbench, classifier_logits, tune
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.head import fit_head
 from edgetl.finetune.loop import _rate
@@ -34,14 +34,14 @@ def same(left: State, right: State) -> bool:
 
 
 class Bench:
-    """A small classifier, its photos, and what was rescued."""
+    """A small classifier and its photos."""
 
     def __init__(self, backbone: Backbone, dataset: Dataset, fitted: bool) -> None:
         self.dataset, self.how = dataset, backbone.preprocess
         self.rest, self.held = hold_out(dataset.of("train"), 0.2, seed=0)
         if fitted:
             train, held = (
-                extract_features(backbone, dataset, items, self.how, CPU, Quiet()) for items in (self.rest, self.held)
+                extract_features(backbone, items, self.how, self.workbench()) for items in (self.rest, self.held)
             )
             labels, held_labels = (np.array([item.label for item in items]) for items in (self.rest, self.held))
             head = fit_head(train, labels, held, held_labels)
@@ -49,18 +49,13 @@ class Bench:
             zeros = np.zeros((3, backbone.features), dtype=np.float32)
             head = LinearHead(weight=zeros, bias=np.zeros(3, dtype=np.float32), strength=1.0)
         self.classifier = Classifier(copy.deepcopy(backbone.module), head)
-        self.rescued: list[State] = []
 
-    def rescue(self, classifier: Classifier) -> str:
-        self.rescued.append(state_of(classifier))
-        return "/somewhere/kept.safetensors"
+    def workbench(self, progress: Any = None) -> Workbench:
+        return Workbench(dataset=self.dataset, device=CPU, progress=progress or Quiet())
 
     def tune(self, progress: Any = None, **settings: Any) -> History:
         chosen = TuneSettings(**{"epochs": 1, "batch": 8, **settings})
-        return tune(
-            self.classifier, self.dataset, self.rest, self.held, self.how, True, chosen, CPU, progress or Quiet(),
-            self.rescue,
-        )  # fmt: skip
+        return tune(self.classifier, self.rest, self.held, self.how, chosen, self.workbench(progress))
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ class TestTune:
     def test_the_state_kept_is_the_one_that_the_history_names(self, make: Callable[..., Bench]) -> None:
         bench = make()
         history = bench.tune(epochs=3, backbone_lr=1e-3, head_lr=1e-2)
-        logits = classifier_logits(bench.classifier, bench.dataset, bench.held, bench.how, CPU)
+        logits = classifier_logits(bench.classifier, bench.held, bench.how, bench.workbench())
         wanted = torch.tensor([item.label for item in bench.held])
         assert F.cross_entropy(torch.from_numpy(logits), wanted).item() == history.epochs[history.best].held_out_loss
 
@@ -160,13 +155,11 @@ class TestDivergence:
         monkeypatch.setattr("edgetl.finetune.loop.F.cross_entropy", spoilt)
         with pytest.raises(
             TrainingError,
-            match=r"^the loss became nan in epoch 2: training diverged\. The best state so far \(epoch 1, .* % of the "
-            r"held-out photos right\) is kept in /somewhere/kept\.safetensors\. .* lower --lr, .* with --epochs 1$",
+            match=r"^training diverged: the loss became nan in epoch 2\. The best state so far is that of epoch 1, "
+            r"with .* % of the held-out photos right\. .* lower --lr, .* with --epochs 1$",
         ):
             bench.tune(epochs=2, backbone_lr=1e-3, head_lr=1e-2)
-        assert len(bench.rescued) == 1
-        assert same(bench.rescued[0], state_of(bench.classifier))
-        logits = classifier_logits(bench.classifier, bench.dataset, bench.held, bench.how, CPU)
+        logits = classifier_logits(bench.classifier, bench.held, bench.how, bench.workbench())
         assert np.isfinite(logits).all()
 
     def test_a_last_step_that_diverges_is_seen_on_the_held_out_photos(
@@ -181,9 +174,10 @@ class TestDivergence:
 
         monkeypatch.setattr("edgetl.finetune.loop.F.cross_entropy", spoilt)
         bench = make()
-        with pytest.raises(TrainingError, match=r"the held-out loss became inf in epoch 1: .* \(epoch 0, "):
+        before = state_of(bench.classifier)
+        with pytest.raises(TrainingError, match=r"the held-out loss became inf in epoch 1\. .* that of epoch 0, "):
             bench.tune()
-        assert len(bench.rescued) == 1
+        assert same(state_of(bench.classifier), before)
 
 
 class TestSettings:
@@ -215,8 +209,8 @@ def test_logits_come_in_eval_mode_and_in_order(make: Callable[..., Bench]) -> No
     bench = make("mobilenet_v3_small", fitted=True)
     bench.classifier.train()
     items = bench.dataset.items
-    logits = classifier_logits(bench.classifier, bench.dataset, items, bench.how, CPU)
-    backward = classifier_logits(bench.classifier, bench.dataset, items[::-1], bench.how, CPU)
+    logits = classifier_logits(bench.classifier, items, bench.how, bench.workbench())
+    backward = classifier_logits(bench.classifier, items[::-1], bench.how, bench.workbench())
     assert (logits.shape, logits.dtype) == ((36, 3), np.float32)
     assert not bench.classifier.training
     np.testing.assert_allclose(backward[::-1], logits, rtol=1e-3, atol=1e-3)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, Item, read_dataset
-from edgetl.finetune import choose_view
+from edgetl.finetune import Workbench, choose_view
 from edgetl.records import Fit, Quiet
 
 Load = Callable[..., Backbone]
@@ -51,7 +51,9 @@ def arrow(label: str, draw: np.random.Generator) -> Image.Image:
 
 def choose(backbone: Backbone, dataset: Dataset, items: tuple[Item, ...] | None = None, fit: Fit | None = None) -> Any:
     photos = dataset.of("train") if items is None else items
-    return choose_view(backbone, dataset, photos, fit, 0, torch.device("cpu"), Quiet())
+    return choose_view(
+        backbone, photos, fit, 0, Workbench(dataset=dataset, device=torch.device("cpu"), progress=Quiet())
+    )
 
 
 def test_a_label_at_the_ends_of_wide_photos_is_not_cropped_away(load: Load, tmp_path: Path) -> None:
@@ -104,7 +106,9 @@ def test_of_many_photos_a_sample_is_probed(
     load: Load, dataset: Dataset, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgetl.finetune.views.SAMPLE", 12)
-    choose_view(load(), dataset, dataset.of("train"), None, 0, torch.device("cpu"), lines)
+    choose_view(
+        load(), dataset.of("train"), None, 0, Workbench(dataset=dataset, device=torch.device("cpu"), progress=lines)
+    )
     assert {total for _, total in lines.counted} == {12}
     assert [what for what, _ in lines.counted] == [
         "frozen pass, crop", "frozen pass, squash", "frozen pass, pad", "frozen pass, crop, mirrored"
