@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# The versions that CI passed with. Empty takes the newest ones: make test CONSTRAINTS=
-CONSTRAINTS ?= constraints.txt
+# The versions that CI passed with, on its Python; another Python, or an empty value, takes the newest ones.
+CONSTRAINTS ?= $(shell $(PYTHON) -c 'import sys; print("constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 # More for pytest: make test ARGS='-k wilson -x'
 ARGS ?=
 

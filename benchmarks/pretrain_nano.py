@@ -1,6 +1,6 @@
 """Pretrain the embedded backbone `edgetl/nano` on CIFAR-10 and publish its weights and card.
 
-    python benchmarks/pretrain_nano.py train   --checkpoint nano.pt    # about 45 minutes on 2 cores; resumes
+    python benchmarks/pretrain_nano.py train   --checkpoint nano.pt    # about 100 minutes on 2 cores; resumes
     python benchmarks/pretrain_nano.py publish --checkpoint nano.pt    # test once, write weights and card
 
 The recipe is fixed beforehand; the test images are looked at once, by `publish`, with the float16
@@ -13,14 +13,16 @@ import argparse
 import io
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -32,11 +34,14 @@ RESULT = Path(__file__).parent / "results" / "pretrain_nano.json"
 class Recipe:
     """How nano is pretrained: SGD with Nesterov momentum, one learning-rate cycle, growing images."""
 
+    # Cycles of the learning rate (Loshchilov and Hutter 2017, warm restarts), each with its peak and its stages of
     # (image side in pixels, epochs): small images first, since early epochs need no detail.
-    stages: tuple[tuple[int, int], ...] = ((48, 9), (64, 6), (96, 6))
+    cycles: tuple[tuple[float, tuple[tuple[int, int], ...]], ...] = (
+        (0.2, ((48, 9), (64, 6), (96, 6))),
+        (0.1, ((96, 14),)),
+    )
     batch: int = 128
-    peak_lr: float = 0.2
-    warm_up: float = 0.2  # share of all steps
+    warm_up: float = 0.2  # share of a cycle's steps
     weight_decay: float = 3e-4
     momentum: float = 0.9
     label_smoothing: float = 0.05
@@ -76,11 +81,20 @@ def augmented(pixels: torch.Tensor, side: int, recipe: Recipe, generator: torch.
     return ((large - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def sides(recipe: Recipe) -> Iterator[int]:
-    """Yield the image side of every epoch in turn."""
-    for side, epochs in recipe.stages:
-        for _ in range(epochs):
-            yield side
+def epochs_of(recipe: Recipe) -> list[tuple[int, Callable[[float], float]]]:
+    """Return, for every epoch in turn, its image side and the learning rate by the share of the epoch that is done."""
+    planned = []
+    for peak, stages in recipe.cycles:
+        sides = [side for side, epochs in stages for _ in range(epochs)]
+        for number, side in enumerate(sides):
+            planned.append((side, partial(cycle_rate, peak, recipe.warm_up, number, len(sides))))
+    return planned
+
+
+def cycle_rate(peak: float, warm_up: float, epoch: int, epochs: int, done: float) -> float:
+    """Return the learning rate within a cycle: a linear rise to the peak, then linearly to zero."""
+    at = (epoch + done) / epochs
+    return peak * (0.05 + 0.95 * at / warm_up if at < warm_up else (1 - at) / (1 - warm_up))
 
 
 def nano(num_classes: int = len(CLASSES)) -> nn.Module:
@@ -90,8 +104,11 @@ def nano(num_classes: int = len(CLASSES)) -> nn.Module:
     return mobilenet_v2(width_mult=0.35, dropout=0.0, num_classes=num_classes).to(memory_format=torch.channels_last)
 
 
-def train(source: Path | None, checkpoint: Path, recipe: Recipe, device: torch.device) -> None:
-    """Train for the whole recipe, keeping the state after every epoch; resume where a checkpoint stands."""
+def train(source: Path | None, checkpoint: Path, recipe: Recipe, device: torch.device, start: Path | None) -> None:
+    """Train for the whole recipe, keeping the state after every epoch; resume where a checkpoint stands.
+
+    Without a checkpoint, `start` gives the weights that the first cycle came to, and the others are trained.
+    """
     torch.manual_seed(recipe.seed)
     pixels, labels = read_split(source, "train")
     model = nano().to(device)
@@ -99,27 +116,29 @@ def train(source: Path | None, checkpoint: Path, recipe: Recipe, device: torch.d
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
         [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=True,
+        lr=recipe.cycles[0][0], momentum=recipe.momentum, nesterov=True,
     )  # fmt: skip
-    epochs = list(sides(recipe))
+    epochs = epochs_of(recipe)
     steps = len(pixels) // recipe.batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.peak_lr, total_steps=steps * len(epochs), pct_start=recipe.warm_up,
-        anneal_strategy="linear", cycle_momentum=False, div_factor=20, final_div_factor=1000,
-    )  # fmt: skip
-    first, seconds = 0, 0.0
+    first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first, seconds = state["epochs_done"], state["seconds"]
+        first = state["epochs_done"]
+    elif start is not None:
+        # Between cycles the rate is zero, so the weights alone are where the next one begins.
+        model.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in load_file(start).items()})
+        first = sum(epochs for _, epochs in recipe.cycles[0][1])
     for epoch in range(first, len(epochs)):
         generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
         order = torch.randperm(len(pixels), generator=generator)[: steps * recipe.batch]
         started, total, hits = time.perf_counter(), 0.0, 0
-        for chosen in order.split(recipe.batch):
-            images = augmented(pixels[chosen], epochs[epoch], recipe, generator).to(device)
+        side, rate = epochs[epoch]
+        for step, chosen in enumerate(order.split(recipe.batch)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step / steps)
+            images = augmented(pixels[chosen], side, recipe, generator).to(device)
             wanted = labels[chosen].to(device)
             with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(images)
@@ -127,23 +146,18 @@ def train(source: Path | None, checkpoint: Path, recipe: Recipe, device: torch.d
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
             total += loss.item()
             hits += int((logits.argmax(1) == wanted).sum())
-        seconds += time.perf_counter() - started
         print(
-            f"epoch {epoch + 1}/{len(epochs)} side {epochs[epoch]} loss {total / steps:.3f} "
+            f"epoch {epoch + 1}/{len(epochs)} side {side} loss {total / steps:.3f} "
             f"train accuracy {hits / len(order):.4f} {time.perf_counter() - started:.0f} s",
             flush=True,
         )
         fresh = checkpoint.with_suffix(".new")
         torch.save(
-            {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                "epochs_done": epoch + 1, "seconds": seconds,
-            },
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs_done": epoch + 1},
             fresh,
-        )  # fmt: skip
+        )
         fresh.replace(checkpoint)
 
 
@@ -157,7 +171,7 @@ def publish(source: Path | None, checkpoint: Path, recipe: Recipe) -> None:
     from edgetl.runtime import fit_photo
 
     state = torch.load(checkpoint, weights_only=True)
-    if state["epochs_done"] != sum(epochs for _, epochs in recipe.stages):
+    if state["epochs_done"] != len(epochs_of(recipe)):
         raise SystemExit(f"{checkpoint}: {state['epochs_done']} epochs are done. Run `train` to its end first")
     half = {name: t.half() if t.is_floating_point() else t for name, t in state["model"].items()}
     WEIGHTS.mkdir(exist_ok=True)
@@ -180,14 +194,17 @@ def publish(source: Path | None, checkpoint: Path, recipe: Recipe) -> None:
         "pretrain_nano",
         {
             "test_accuracy": accuracy, "test_images": len(photos), "size_bytes": size,
-            "train_seconds": state["seconds"], "recipe": asdict(recipe),
+            "recipe": asdict(recipe),
         },
     )  # fmt: skip
 
 
 def card(recipe: Recipe, accuracy: float, size_bytes: int) -> str:
     """Return the card of the weights: data, recipe, accuracy, limits."""
-    stages = ", then ".join(f"{epochs} epochs at {side}x{side}" for side, epochs in recipe.stages)
+    cycles = "; ".join(
+        ", then ".join(f"{epochs} epochs at {side}x{side}" for side, epochs in stages) + f" with a peak rate of {peak}"
+        for peak, stages in recipe.cycles
+    )
     return f"""# edgetl/nano
 
 The backbone that comes with edgetl: torchvision's `mobilenet_v2` of width 0.35, for photos of 96x96, as float16
@@ -197,9 +214,10 @@ safetensors ({size_bytes:,} bytes). Written by `benchmarks/pretrain_nano.py`; no
 |---|---|
 | Data | CIFAR-10's 50,000 training pictures (A. Krizhevsky, 2009), enlarged from 32x32 |
 | Accuracy | {100 * accuracy:.2f} % on CIFAR-10's 10,000 test pictures, with these float16 weights; looked at once |
-| Recipe | {stages}; SGD with Nesterov momentum {recipe.momentum}, batch {recipe.batch}, one cycle of the |
-| | learning rate up to {recipe.peak_lr} and linearly to zero, weight decay {recipe.weight_decay} on matrices, |
-| | label smoothing {recipe.label_smoothing}, mirroring and shifts of {recipe.shift_pixels} pixels, seed {recipe.seed} |
+| Recipe | cycles of the learning rate, each linearly up and down to zero: {cycles} |
+| | SGD with Nesterov momentum {recipe.momentum}, batch {recipe.batch}, weight decay {recipe.weight_decay} on |
+| | matrices, label smoothing {recipe.label_smoothing}, mirroring, shifts of {recipe.shift_pixels} pixels, |
+| | seed {recipe.seed} |
 | Pixels | mean {recipe.mean} and std {recipe.std}, of 255 |
 | Licence | Apache-2.0 |
 
@@ -213,10 +231,11 @@ def main() -> None:
     parser.add_argument("verb", choices=("train", "publish"))
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--cifar", type=Path, help="zip of train|test/<class>/*.jpg; default: torchvision's download")
+    parser.add_argument("--start", type=Path, help="what the first cycle gave, where there is no checkpoint")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.verb == "train":
-        train(options.cifar, options.checkpoint, Recipe(), torch.device(options.device))
+        train(options.cifar, options.checkpoint, Recipe(), torch.device(options.device), options.start)
     else:
         publish(options.cifar, options.checkpoint, Recipe())
 

@@ -1,7 +1,7 @@
 """Measures what a bundle does here: latency, throughput, memory, cold start."""
 
 from edgetl.bench.accuracy import answer_all
-from edgetl.bench.machine import Machine, describe_machine
+from edgetl.bench.machine import Machine, describe_machine, versions_of
 from edgetl.bench.report import BenchReport, bench_bundle
 from edgetl.bench.timing import interleave, summarise
 
@@ -13,4 +13,5 @@ __all__ = [
     "describe_machine",
     "interleave",
     "summarise",
+    "versions_of",
 ]

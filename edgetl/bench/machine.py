@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from edgetl.records import Record
 
-__all__ = ["Machine", "describe_machine"]
+__all__ = ["Machine", "describe_machine", "versions_of"]
 
 # Instruction sets that decide how fast INT8 runs.
 FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 LIBRARIES = ("edgetl", "numpy", "Pillow", "onnxruntime")
+# Several distributions carry this module.
+ONNXRUNTIME = "onnxruntime"
 
 
 class Machine(Record):
@@ -44,12 +48,16 @@ def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         load_1min=round(os.getloadavg()[0], 2),
-        versions={name: found for name in LIBRARIES if (found := _version(name))},
+        versions=versions_of(LIBRARIES),
     )
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+def versions_of(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those libraries that are installed; for onnxruntime, of whichever distribution has it."""
+    found = {}
+    for library in libraries:
+        carriers = packages_distributions().get(ONNXRUNTIME, []) if library == ONNXRUNTIME else [library]
+        for name in sorted(set(carriers)):
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+    return found

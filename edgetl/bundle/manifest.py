@@ -52,7 +52,10 @@ class Accuracies(Record):
 
 
 class Parity(Record):
-    """How far an artifact is from the trained network, on real images."""
+    """How far an artifact is from what it was made from, on real images.
+
+    The float artifact is held against the trained network, a quantized one against the float artifact.
+    """
 
     max_relative_error: float
     top1_agreement: float

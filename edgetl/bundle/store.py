@@ -100,7 +100,7 @@ def check_output(out: Path) -> None:
     Raises:
         BundleError: something else is there, or nothing can be made there.
     """
-    nearest = next(parent for parent in out.absolute().parents if parent.exists())
+    nearest = next((parent for parent in out.absolute().parents if parent.exists()), out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         what = "no folder may be made in it" if nearest.is_dir() else "it is a file"
         raise BundleError(f"{out}: cannot be made, for {nearest} is in the way: {what}. Choose another --out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Any
 
@@ -48,9 +47,8 @@ def main() -> None:
         complain(f"{type(error).__name__}: {error}")
         code = error.exit_code
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        complain(f"no space left on the disk: {error}. Free some and type the same command: what was finished is kept")
+        where = f": {error.filename}" if error.filename else ""
+        complain(f"{error.strerror or error}{where}. Mend that and type the same command: what was finished is kept")
         code = 4
     sys.exit(code or 0)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
-from edgetl.cli.console import Shown, complain, out, print_json
+from edgetl.cli.console import Shown, out, print_json
 
 if TYPE_CHECKING:
     from edgetl.pipeline import BuildReport, BuildSettings, Summary
@@ -43,7 +42,7 @@ def build(
     force: Annotated[bool, Option("--force", help="Make every stage anew.")] = False,
 ) -> None:
     """Fine-tune, quantize, prove, measure and bundle a classifier from a folder of photos."""
-    from edgetl.errors import MissingError
+    from edgetl.errors import BudgetError, MissingError
 
     try:
         from edgetl import pipeline
@@ -69,10 +68,8 @@ def build(
         print_json(summary)
     else:
         _print_result(summary, report)
-    for missed in report.judged.missed:
-        complain(f"MISSED: {missed}")
     if report.judged.missed:
-        raise typer.Exit(3)
+        raise BudgetError(f"MISSED: {'; '.join(report.judged.missed)}. The bundle was written all the same")
 
 
 def _print_plan(settings: BuildSettings) -> None:
@@ -102,7 +99,10 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
         )
     out.print(f"{judged.verdict.reason}.")
     seconds = summary.seconds
-    out.print(f"{seconds.total:.0f} s in all: frozen stage {seconds.frozen:.0f} s, fine-tuning {seconds.tune:.0f} s")
+    out.print(
+        f"{seconds.total:.0f} s this time; when made, the frozen stage took {seconds.frozen:.0f} s and fine-tuning "
+        f"{seconds.tune:.0f} s"
+    )
     out.print(
         f"\nNext:\n  edgetl verify {summary.bundle}\n  edgetl bench {summary.bundle}\n"
         f"  edgetl predict {summary.bundle} PHOTO.jpg"

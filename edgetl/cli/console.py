@@ -26,8 +26,9 @@ __all__ = ["Shown", "complain", "out", "print_json"]
 
 Item = TypeVar("Item")
 
-out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of files and classes are shown as they are, brackets and colons included.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def complain(line: str) -> None:

@@ -55,7 +55,10 @@ def compile_graph(graph: bytes) -> Compiled:
     face = TensorSpec(name=name, dtype="uint8", shape=(-1, shape[2], shape[3], 3))
     del inner.input[:], inner.value_info[:]
     inner.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["images", *face.shape[1:]]))
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"with its uint8 face the graph is not valid ONNX: {error}") from error
     return Compiled(
         content=model.SerializeToString(deterministic=True),
         suffix=".onnx",
@@ -76,8 +79,11 @@ def _feed_bytes(graph: onnx.GraphProto, quantize: onnx.NodeProto) -> None:
             f"the graph's input is quantized with scale {float(scale):.6g} and zero point {int(zero_point)}, but a "
             "photo's bytes are scale 1/255 and zero point 0"
         )
-    quantized = quantize.output[0]
+    quantized, name = quantize.output[0], quantize.input[0]
     graph.node.remove(quantize)
+    others = [node.name for node in graph.node if name in node.input]
+    if others:
+        raise ExportError(f"{others[0]} reads the graph's input beside its quantization, so bytes cannot stand there")
     first = FOURS if _widen_first_convolution(graph, quantized) else PLANES
     for node in graph.node:
         node.input[:] = [first if read == quantized else read for read in node.input]

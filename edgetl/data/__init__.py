@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetl.data.check import TRAINING_MAX_PIXELS, BadImage, Check, Duplicate, Leak, check_dataset, without_bad
+from edgetl.data.check import BadImage, Check, Duplicate, Leak, check_dataset, without_bad
 from edgetl.data.dataset import SPLITS, Dataset, Item, Split, balanced, hold_out
 from edgetl.data.loader import image_batches, load_image
 from edgetl.data.readers import READERS, Reader, read_dataset
@@ -10,7 +10,6 @@ from edgetl.data.readers import READERS, Reader, read_dataset
 __all__ = [
     "READERS",
     "SPLITS",
-    "TRAINING_MAX_PIXELS",
     "BadImage",
     "Check",
     "Dataset",

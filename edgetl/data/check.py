@@ -10,10 +10,8 @@ from edgetl.errors import DataError
 from edgetl.records import Progress, Quiet, Record
 from edgetl.runtime.preprocess import open_photo
 
-__all__ = ["TRAINING_MAX_PIXELS", "BadImage", "Check", "Duplicate", "Leak", "check_dataset", "without_bad"]
+__all__ = ["BadImage", "Check", "Duplicate", "Leak", "check_dataset", "without_bad"]
 
-# The user's own photos may be larger than what a device accepts from strangers (80 megapixels).
-TRAINING_MAX_PIXELS = 80_000_000
 # Above this share of unreadable photos the folder is not what the user thinks, and skipping would hide it.
 MOST_BAD = 0.5
 _NAMED_AT_MOST = 20
@@ -59,7 +57,7 @@ def check_dataset(dataset: Dataset, progress: Progress | None = None) -> Check:
     def reason_of(item: Item) -> str | None:
         path = dataset.path_of(item)
         try:
-            open_photo(path, max_pixels=TRAINING_MAX_PIXELS)
+            open_photo(path)
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
         return None

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl.data.check import TRAINING_MAX_PIXELS
 from edgetl.data.dataset import Dataset, Item
 from edgetl.records import ImageArray, Preprocess
 from edgetl.runtime.preprocess import open_photo, preprocess
@@ -28,7 +27,7 @@ def load_image(path: Path, how: Preprocess) -> ImageArray:
     Raises:
         DataError: the photo cannot be read.
     """
-    return preprocess(open_photo(path, max_pixels=TRAINING_MAX_PIXELS), how)
+    return preprocess(open_photo(path), how)
 
 
 def image_batches(

@@ -127,7 +127,7 @@ class SplitFolders:
             for path in paths
         ]
         dataset = _dataset(root, labels, found, progress)
-        return dataset if "val" in scans else _with_val(dataset, seed)
+        return dataset if {"val", "test"} & scans.keys() else _with_val(dataset, seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from torch import nn
 from edgetl.errors import ExportError
 from edgetl.records import Border, Preprocess
 
-__all__ = ["EXPORTERS", "INPUT", "OPSET", "OUTPUT", "Exported", "Exporter", "export_graph"]
+__all__ = ["EXPORTERS", "INPUT", "OPSET", "OUTPUT", "CoreGraph", "Exporter", "export_graph"]
 
 # What JetPack 6's TensorRT reads, and the first opset with float16 quantization scales.
 OPSET = 19
@@ -32,15 +32,14 @@ EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exported:
+class CoreGraph:
     """The core graph, and the preprocessing with the border that its first convolution asks for."""
 
     model: onnx.ModelProto
     preprocess: Preprocess
-    exporter: Exporter
 
 
-def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> Exported:
+def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> CoreGraph:
     """Return the core graph of a trained module.
 
     The graph reads `image`, float32 of shape (images, 3, height, width) holding pixel/255, and gives `logits`. Where
@@ -74,7 +73,7 @@ def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> Expo
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"torch's {exporter} exporter gave a graph that is not valid ONNX: {error}") from error
-    return Exported(model=model, preprocess=whole, exporter=exporter)
+    return CoreGraph(model=model, preprocess=whole)
 
 
 def _dynamo(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from numpy.lib import format as npy
 
 from edgetl.backbones import Backbone, freeze
 from edgetl.data import Item, image_batches
+from edgetl.errors import BackboneError
 from edgetl.finetune.device import as_input, autocast
 from edgetl.finetune.workbench import Workbench
 from edgetl.records import FloatArray, Preprocess
@@ -51,5 +52,11 @@ def _stream(
     what = f"frozen pass, {how.fit}{', mirrored' if mirror else ''}"
     with torch.inference_mode(), autocast(bench.device), bench.progress.count(what, len(items)) as advance:
         for images in image_batches(bench.dataset, items, how, BATCH, mirror):
-            yield network(as_input(images, how, bench.device)).float().cpu().numpy()
+            features = network(as_input(images, how, bench.device)).float().cpu().numpy()
+            if not np.isfinite(features).all():
+                raise BackboneError(
+                    f"{backbone.name} gives features that are not finite, with weights {backbone.weights.source} on "
+                    f"{bench.device.type}. Try other --weights, or --device cpu"
+                )
+            yield features
             advance(len(images))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class TuneSettings(Record):
 
     epochs: int = Field(ge=0, le=10_000)
     batch: int = Field(default=16, ge=2, le=65_536)
-    backbone_lr: float = Field(default=3e-4, gt=0, le=1, allow_inf_nan=False)
+    backbone_lr: float = Field(default=2e-4, gt=0, le=1, allow_inf_nan=False)
     head_lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
     weight_decay: float = Field(default=0.02, ge=0, le=1)
     mirror: bool = Field(default=True, description="whether a mirrored photo is the same thing")
@@ -94,8 +95,12 @@ def tune(
         TrainingError: a loss is not finite; the classifier is in the best state so far.
     """
     run = _Run(classifier, train, how, settings, bench)
-    epochs = [_judge(classifier, held, how, bench, Trained(epoch=0, loss=None, seconds=0.0))]
-    best, best_state = epochs[0], copy.deepcopy(classifier.state_dict())
+    best_state = copy.deepcopy(classifier.state_dict())
+    try:
+        best = _judge(classifier, held, how, bench, Trained(epoch=0, loss=None, seconds=0.0))
+    except _DivergenceError as diverged:
+        raise TrainingError(f"the frozen stage's head cannot be trained on: {diverged}") from None
+    epochs = [best]
     try:
         for number in range(1, settings.epochs + 1):
             now = _judge(classifier, held, how, bench, run.train_epoch(number))
@@ -162,6 +167,8 @@ class _Run:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_cuda,
+            # A fresh interpreter a process would need every caller's script to guard its main part.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             # Else it draws from the global generator, more or less often by the number of processes.
             generator=torch.Generator().manual_seed(settings.seed),
         )

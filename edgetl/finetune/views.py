@@ -28,7 +28,7 @@ class ViewChoice(Record):
     fit: Fit
     mirror: bool
     fit_accuracy: dict[Fit, float]
-    mirrored_accuracy: float
+    mirrored_accuracy: float | None
 
 
 def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed: int, bench: Workbench) -> ViewChoice:
@@ -49,7 +49,7 @@ def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed
     sample = tuple(item for item in sample if counts[item.label] >= 2)
     candidates: tuple[Fit, ...] = (fit,) if fit else get_args(Fit)
     if len({item.label for item in sample}) < 2:
-        return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=0.0)
+        return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=None)
     labels = np.array([item.label for item in sample])
     features = {
         one: extract_features(backbone, sample, backbone.preprocess.model_copy(update={"fit": one}), bench)

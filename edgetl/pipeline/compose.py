@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from edgetl.bench import versions_of
 from edgetl.bundle import Accuracies, Artifact, Golden, Manifest, write_file
 from edgetl.data import Check, balanced, load_image
 from edgetl.finetune import ViewChoice
@@ -98,7 +98,7 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         build=plan.bundle.key,
         accuracy=accuracy,
         parity=judged.of(shipped).parity,
-        toolchain={name: version(name) for name in TOOLCHAIN},
+        toolchain=versions_of(TOOLCHAIN),
         files={},
     )
 
@@ -149,8 +149,8 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
   chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
   {100 * accuracy.frozen:.1f} %.
-- Fit, regularisation, when to stop and precision were chosen on {report.held_out_images} of the training photos, held
-  out of training on the other {report.train_images}.
+- How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; regularisation,
+  when to stop and precision on {report.held_out_images} more that were held out of training.
 - Latency was measured on {judged.machine.cpu}, {judged.machine.cores} cores, one photo at a time, preprocessing apart.
 - Made with `{report.command}`, seed {report.seed}.
 

@@ -40,10 +40,8 @@ def build(settings: BuildSettings, progress: Progress | None = None, force: bool
         progress.say(f"{settings.out} is up to date")
         return ready
     for stage in plan.stages:
-        if force:
-            stage.forget()
-        begun, found = time.perf_counter(), stage.done
-        stage.make(partial(STEPS[stage.name], plan, progress))
+        begun, found = time.perf_counter(), stage.done and not force
+        stage.make(partial(STEPS[stage.name], plan, progress), anew=force)
         progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
         if stage is plan.check:
             plan.refuse_bad()

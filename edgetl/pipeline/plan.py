@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backbone
-from edgetl.bench import describe_machine
+from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output
 from edgetl.data import Check, Dataset, Item, hold_out, read_dataset, without_bad
-from edgetl.errors import DataError
+from edgetl.errors import DataError, SettingsError
 from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
@@ -24,6 +24,8 @@ __all__ = ["Plan", "make_plan"]
 
 # Share of the training photos that every choice is made on.
 HELD_OUT = 0.1
+# Code of the line itself that decides what goes into a stage and what it leaves.
+LINE = ("pipeline/plan", "pipeline/results", "pipeline/steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +118,29 @@ def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
     target, recipe = load_target(settings.target), load_recipe(settings.recipe)
     weights = choose_weights(settings.backbone, settings.weights, settings.seed)
     device = pick_device(settings.device)
+    if settings.out.resolve().is_relative_to(Path(settings.data).resolve()):
+        raise SettingsError(
+            f"--out {settings.out} lies inside --data {settings.data}: its photos would be taken for yours the next "
+            "time. Choose an --out beside it"
+        )
     dataset = read_dataset(settings.data, settings.seed, progress)
-    training = {"torch": version("torch"), "torchvision": version("torchvision"), "device": device.type}
-    tools = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
-    check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest)
+    readers = versions_of(("numpy", "Pillow"))
+    trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
+    tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
+    check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
     view = Stage.of(
-        "view", ("records", "data", "runtime/preprocess", "backbones", "finetune"), check, training, settings.backbone,
-        weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
+        "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
+        settings.backbone, weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
     )  # fmt: skip
-    frozen = Stage.of("frozen", ("pipeline/steps",), view)
+    frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, tuning_of(settings).model_dump())
-    exported = Stage.of("exported", ("export", "compile"), tuned, tools, target.engine.name)
+    exported = Stage.of("exported", ("export", "compile"), tuned, tools, target.engine.model_dump())
     quantized = None
     if "int8" in target.engine.precisions:
         quantized = Stage.of("quantized", ("quantize",), exported, recipe.model_dump())
     machine = describe_machine().model_dump(exclude={"load_1min"})
-    judged = Stage.of("judged", ("bench", "metrics"), exported, quantized, target.model_dump(), machine)
-    bundle = Stage.of("bundle", ("bundle", "runtime", "pipeline"), judged, settings.golden)
+    judged = Stage.of("judged", ("bench", "quantize"), exported, quantized, target.model_dump(), machine)
+    bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
         view=view, frozen=frozen, tuned=tuned, exported=exported, quantized=quantized, judged=judged, bundle=bundle,

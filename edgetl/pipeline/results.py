@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Parity
 from edgetl.compile import Compiled
@@ -109,11 +107,11 @@ class Seconds(Record):
 class BuildReport(Record):
     """Everything a build measured and decided.
 
-    Fit, regularisation, when to stop and precision were chosen on `held_out_images` of the training photos; `accuracy`
-    is on a split that nothing was chosen by.
+    How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
+    precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
+    chosen by.
     """
 
-    choices_made_on: Literal["a tenth of the training photos, held out"] = "a tenth of the training photos, held out"
     backbone: str
     target: str
     labels: tuple[str, ...]

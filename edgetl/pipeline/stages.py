@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -43,13 +42,14 @@ class Stage:
         """Whether the output is there."""
         return self.folder.is_dir()
 
-    def make(self, work: Callable[[Path], None]) -> Path:
+    def make(self, work: Callable[[Path], None], anew: bool = False) -> Path:
         """Return the output's folder, doing the work only where it is not there yet.
 
         Args:
             work: writes the output into the folder it is given.
+            anew: do the work in any case; the old output stays until the new one takes its place.
         """
-        if not self.done:
+        if anew or not self.done:
             with atomic_folder(self.folder) as folder:
                 work(folder)
         return self.folder
@@ -57,10 +57,6 @@ class Stage:
     def read(self, stem: str, kind: type[R]) -> R:
         """Return a record that the stage left."""
         return kind.model_validate_json((self.folder / f"{stem}.json").read_bytes())
-
-    def forget(self) -> None:
-        """Remove the output, so that it is made again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_record(folder: Path, stem: str, record: Record) -> None:

@@ -8,7 +8,7 @@ from edgetl.metrics import compare_paired
 from edgetl.records import IntArray, Precision, Record
 from edgetl.target import TargetProfile
 
-__all__ = ["Candidate", "Verdict", "decide"]
+__all__ = ["Candidate", "Verdict", "allowed_drop", "decide"]
 
 
 class Candidate(Record):
@@ -27,6 +27,11 @@ class Verdict(Record):
     reason: str
     drop_points: float
     speed_up: float
+
+
+def allowed_drop(budget_points: float, images: int) -> float:
+    """Return the accuracy drop that is inside a budget, in points; one image is, however fine the budget."""
+    return max(budget_points, 100.0 / images) + 1e-9
 
 
 def decide(
@@ -54,7 +59,7 @@ def decide(
     paired = compare_paired(float_answers, int8_answers, actual)
     speed_up = float_.latency_p50_ms / int8.latency_p50_ms
     budget = target.budget.accuracy_drop_points
-    allowed = max(budget, 100.0 / paired.images)
+    allowed = allowed_drop(budget, paired.images)
     measured: dict[str, Any] = {"drop_points": paired.drop_points, "speed_up": speed_up}
     change = (
         f"{abs(paired.drop_points):.2f} points {'lost' if paired.drop_points > 0 else 'gained'} "
@@ -62,7 +67,7 @@ def decide(
     )
     if "fp32" not in target.engine.precisions:
         return Verdict(precision="int8", reason=f"{target.name} allows INT8 only: {change}", **measured)
-    if paired.drop_points > allowed + 1e-9:
+    if paired.drop_points > allowed:
         return Verdict(
             precision="fp32", reason=f"INT8 is outside the budget of {budget:g} points: {change}", **measured
         )

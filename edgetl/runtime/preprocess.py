@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from edgetl.errors import DataError
 from edgetl.records import ImageArray, Preprocess
@@ -16,9 +16,19 @@ __all__ = ["FORMATS", "MAX_PIXELS", "Photo", "fit_photo", "open_photo", "paint_b
 
 # Named one by one, so that a file cannot choose a rarely used decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# A device refuses larger photos by their header, before decoding a byte (25 megapixels).
-MAX_PIXELS = 25_000_000
+# Larger photos are refused by their header, before a byte is decoded (80 megapixels: what phones take today).
+MAX_PIXELS = 80_000_000
 
+# EXIF orientation -> how a photo is turned upright (EXIF 2.3, tag 0x0112).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What Pillow and its decoders raise on damaged or huge files.
 _DAMAGED = (
     OSError,
@@ -57,7 +67,7 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
             )
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return _as_rgb(ImageOps.exif_transpose(source))
+        return _as_rgb(_upright(source))
     name = "the image sent" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as photo:
@@ -72,7 +82,7 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
                     f"{name}: holds {frames} frames, but a still picture is needed. Save the frame you mean"
                 )
             photo.load()
-            return _as_rgb(ImageOps.exif_transpose(photo))
+            return _as_rgb(_upright(photo))
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except UnidentifiedImageError:
@@ -112,6 +122,16 @@ def paint_border(image: ImageArray, how: Preprocess) -> ImageArray:
     top, left = how.border.top, how.border.left
     painted[top : top + how.side, left : left + how.side] = image
     return painted
+
+
+def _upright(photo: Image.Image) -> Image.Image:
+    """Return the photo turned as its EXIF orientation says; damaged EXIF says nothing."""
+    try:
+        orientation = photo.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's EXIF parser raises many unrelated classes, and the pixels are sound
+        return photo
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return photo if turn is None else photo.transpose(turn)
 
 
 def _as_rgb(photo: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,19 +85,18 @@ class TestErrors:
         assert ran.code == code
         assert ran.err == f"edgetl: {error.__name__}: [here] it went wrong. Try again\n"
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-    def test_a_full_disk_is_something_missing_here(
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+    def test_what_the_system_refuses_is_a_line_that_names_it(
         self, number: int, edgetl: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("edgetl.runtime.verify_bundle", raising(OSError(number, "No space left on device", "/x")))
+        monkeypatch.setattr("edgetl.runtime.verify_bundle", raising(OSError(number, os.strerror(number), "/x")))
         ran = edgetl("verify", "x")
         assert ran.code == 4
-        assert ran.err.startswith("edgetl: no space left on the disk: ")
-        assert "type the same command: what was finished is kept" in ran.err
+        assert ran.err.startswith(f"edgetl: {os.strerror(number)}: /x. Mend that and type the same command")
 
     def test_a_fault_of_edgetls_own_is_not_hidden(self, edgetl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgetl.runtime.verify_bundle", raising(OSError(errno.EIO, "Input/output error")))
-        with pytest.raises(OSError, match="Input/output error"):
+        monkeypatch.setattr("edgetl.runtime.verify_bundle", raising(RuntimeError("a bug")))
+        with pytest.raises(RuntimeError, match="a bug"):
             edgetl("verify", "x")
 
     def test_ctrl_c_says_that_nothing_is_lost(self, edgetl: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ class TestResult:
         words = flags(small_build, target=tmp_path / "tight.toml")
         ran = edgetl("build", *words, "--out", tmp_path / "out", "--json")
         assert ran.code == 3
-        assert ran.err.splitlines()[-1].startswith("edgetl: MISSED: size ")
+        assert ran.err.splitlines()[-1].startswith("edgetl: BudgetError: MISSED: size ")
         assert ran.err.splitlines()[-1].endswith(" bytes, the budget is 1000 bytes")
         assert ran.json["target"] == "tight"
         assert Bundle.open(tmp_path / "out").check_files()

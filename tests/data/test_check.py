@@ -57,12 +57,10 @@ class TestCheckDataset:
         Image.new("CMYK", (8, 8), (0, 99, 99, 0)).save(root / "train/cat/print.jpg")
         assert not check_dataset(read(root)).bad
 
-    def test_photos_may_be_larger_than_a_device_accepts(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        Image.new("1", (8000, 8000)).save(root / "train/cat/large.png")
-        assert not check_dataset(read(root)).bad
-        monkeypatch.setattr("edgetl.data.check.TRAINING_MAX_PIXELS", 50_000_000)
+    def test_a_photo_with_too_many_pixels_is_named(self, root: Path) -> None:
+        Image.new("1", (9000, 9000)).save(root / "train/cat/large.png")
         (bad,) = check_dataset(read(root)).bad
-        assert bad.reason == "8000x8000 is 64 megapixels, but at most 50 are read. Make it smaller"
+        assert bad.reason == "9000x9000 is 81 megapixels, but at most 80 are read. Make it smaller"
 
     def test_a_picture_in_train_and_val_is_a_leak(self, root: Path) -> None:
         shutil.copy(root / "train/cat/0.png", root / "val/dog/again.png")

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgetl.errors import ExportError
-from edgetl.export import EXPORTERS, Exported, export_graph
+from edgetl.export import EXPORTERS, CoreGraph, export_graph
 from edgetl.export.graph import OPSET, Exporter
 from edgetl.records import Border, FloatArray, ImageArray, Preprocess
 from edgetl.runtime import paint_border
@@ -76,7 +76,7 @@ def trained(module: nn.Module, images: ImageArray, how: Preprocess = HOW) -> Flo
     return logits
 
 
-def answered(exported: Exported, images: ImageArray) -> FloatArray:
+def answered(exported: CoreGraph, images: ImageArray) -> FloatArray:
     """Return the core graph's logits for the images in their border, given as pixel/255."""
     painted = np.stack([paint_border(image, exported.preprocess) for image in images])
     shares = (painted.transpose(0, 3, 1, 2) / 255).astype(np.float32)
@@ -85,18 +85,18 @@ def answered(exported: Exported, images: ImageArray) -> FloatArray:
     return logits
 
 
-def error_of(exported: Exported, module: nn.Module, count: int = 4) -> float:
+def error_of(exported: CoreGraph, module: nn.Module, count: int = 4) -> float:
     images = photos(count, exported.preprocess.side)
     expected = trained(module, images, exported.preprocess)
     return float(np.abs(answered(exported, images) - expected).max() / np.abs(expected).max())
 
 
-def operators(exported: Exported) -> list[str]:
+def operators(exported: CoreGraph) -> list[str]:
     return [node.op_type for node in exported.model.graph.node]
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
-def exported(request: pytest.FixtureRequest) -> Exported:
+def exported(request: pytest.FixtureRequest) -> CoreGraph:
     return export_graph(standard(), HOW, request.param)
 
 
@@ -184,11 +184,11 @@ class TestNormalisation:
         module = standard()
         assert error_of(export_graph(module, how, "torchscript"), module) < EXACT
 
-    def test_the_border_is_what_makes_it_exact(self, exported: Exported) -> None:
+    def test_the_border_is_what_makes_it_exact(self, exported: CoreGraph) -> None:
         # The same graph on photos whose border is black, as zero padding of the raw photo would be: not the network.
         images = photos(4)
         black = exported.preprocess.model_copy(update={"mean": (0, 0, 0)})
-        wrong = answered(Exported(model=exported.model, preprocess=black, exporter=exported.exporter), images)
+        wrong = answered(CoreGraph(model=exported.model, preprocess=black, exporter=exported.exporter), images)
         expected = trained(standard(), images)
         assert np.abs(wrong - expected).max() / np.abs(expected).max() > 100 * EXACT
 
@@ -212,14 +212,14 @@ class TestNormalisation:
 
 
 class TestTheGraph:
-    def test_it_computes_what_was_trained(self, exported: Exported) -> None:
+    def test_it_computes_what_was_trained(self, exported: CoreGraph) -> None:
         assert error_of(exported, standard()) < EXACT
 
     @pytest.mark.parametrize("count", [1, 2, 5])
-    def test_the_batch_is_free(self, count: int, exported: Exported) -> None:
+    def test_the_batch_is_free(self, count: int, exported: CoreGraph) -> None:
         assert error_of(exported, standard(), count) < EXACT
 
-    def test_its_border_is_pixel_shares_in_and_logits_out(self, exported: Exported) -> None:
+    def test_its_border_is_pixel_shares_in_and_logits_out(self, exported: CoreGraph) -> None:
         graph = exported.model.graph
         shapes = {
             tensor.name: [dim.dim_param or dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
@@ -228,14 +228,14 @@ class TestTheGraph:
         assert shapes == {"image": ["images", 3, 34, 34], "logits": ["images", 3]}
         assert {each.type.tensor_type.elem_type for each in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
 
-    def test_it_is_of_the_opset_that_the_oldest_engine_reads(self, exported: Exported) -> None:
+    def test_it_is_of_the_opset_that_the_oldest_engine_reads(self, exported: CoreGraph) -> None:
         assert [(each.domain, each.version) for each in exported.model.opset_import if not each.domain] == [("", OPSET)]
 
-    def test_normalisation_and_batch_norm_leave_no_operator(self, exported: Exported) -> None:
+    def test_normalisation_and_batch_norm_leave_no_operator(self, exported: CoreGraph) -> None:
         assert not {"Sub", "Div", "Pad", "BatchNormalization"} & set(operators(exported))
         assert operators(exported)[0] == "Conv"
 
-    def test_it_holds_no_weight_that_no_layer_reads(self, exported: Exported) -> None:
+    def test_it_holds_no_weight_that_no_layer_reads(self, exported: CoreGraph) -> None:
         graph = exported.model.graph
         read = {name for node in graph.node for name in node.input}
         assert {tensor.name for tensor in graph.initializer} <= read
@@ -258,17 +258,17 @@ class TestTheGraph:
         assert "Identity" not in operators(found)
         assert error_of(found, module) < EXACT
 
-    def test_nothing_of_this_machine_is_in_the_file(self, exported: Exported) -> None:
+    def test_nothing_of_this_machine_is_in_the_file(self, exported: CoreGraph) -> None:
         content = exported.model.SerializeToString()
         for place in (Path(torch.__file__).parents[1], Path(__file__).parents[1], Path.home()):
             assert str(place).encode() not in content
         assert not any(word in content for word in (b"site-packages", b".py", b"Traceback", b"pkg."))
 
-    def test_two_exports_give_the_same_bytes(self, exported: Exported) -> None:
+    def test_two_exports_give_the_same_bytes(self, exported: CoreGraph) -> None:
         again = export_graph(standard(), HOW, exported.exporter)
         assert again.model.SerializeToString(deterministic=True) == exported.model.SerializeToString(deterministic=True)
 
-    def test_weights_kept_channels_last_give_the_same_bytes(self, exported: Exported) -> None:
+    def test_weights_kept_channels_last_give_the_same_bytes(self, exported: CoreGraph) -> None:
         rows = standard().to(memory_format=torch.channels_last)
         again = export_graph(rows, HOW, exported.exporter)
         assert again.model.SerializeToString(deterministic=True) == exported.model.SerializeToString(deterministic=True)

@@ -106,7 +106,8 @@ class TestBundle:
         assert "Tells 3 classes apart: blue, green, red." in card
         assert "none: not pretrained" in card
         assert "on 6 val photos" in card
-        assert "on 3 of the training photos, held out of training on the other 27" in card
+        assert "cross-validation on the 27 training photos" in card
+        assert "precision on 3 more that were held out of training" in card
         assert 'Predictor.open("colours")' in card
 
 

@@ -113,16 +113,17 @@ class TestMake:
             stage.make(fill)
         assert not stage.done
 
-    def test_a_stage_that_is_forgotten_is_made_anew(self, stage: Stage) -> None:
-        stage.make(leave)
-        stage.forget()
-        assert not stage.done
-        stage.make(leave)
-        assert stage.done
+    def test_a_stage_that_is_made_anew_takes_the_old_ones_place(self, stage: Stage) -> None:
+        stage.make(lambda folder: (folder / "old").touch())
+        stage.make(leave, anew=True)
+        assert stage.read("border", Border).top == 3
+        assert not (stage.folder / "old").exists()
 
-    def test_forgetting_what_is_not_there_does_nothing(self, stage: Stage) -> None:
-        stage.forget()
-        assert not stage.done
+    def test_a_stage_whose_making_anew_fails_keeps_the_old_output(self, stage: Stage) -> None:
+        stage.make(leave)
+        with pytest.raises(RuntimeError, match="stop"):
+            stage.make(lambda folder: (_ for _ in ()).throw(RuntimeError("stop")), anew=True)
+        assert stage.read("border", Border).top == 3
 
     def test_outputs_lie_in_the_cache_under_name_and_key(self, stage: Stage, no_stages: Path) -> None:
         assert stage.folder == no_stages / f"first-{stage.key[:20]}"

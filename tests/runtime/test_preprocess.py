@@ -171,10 +171,23 @@ class TestRefusals:
             open_photo(data)
 
     def test_a_photo_with_too_many_pixels_is_refused_by_its_header(self) -> None:
-        data = encode(Image.new("1", (6000, 5000)), "PNG")
-        with pytest.raises(DataError, match=r"6000x5000 is 30 megapixels, but at most 25 are read\. Make it smaller"):
+        data = encode(Image.new("1", (9000, 9000)), "PNG")
+        with pytest.raises(DataError, match=r"9000x9000 is 81 megapixels, but at most 80 are read\. Make it smaller"):
             open_photo(data[:100])
-        assert open_photo(data, max_pixels=30_000_000).size == (6000, 5000)
+
+    def test_how_many_pixels_are_read_can_be_said(self) -> None:
+        data = encode(Image.new("1", (600, 500)), "PNG")
+        assert open_photo(data, max_pixels=300_000).size == (600, 500)
+        with pytest.raises(DataError, match="600x500 is 0 megapixels, but at most 0 are read"):
+            open_photo(data, max_pixels=299_999)
+
+    def test_damaged_exif_says_nothing_of_the_photo(self) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encode(noise(8, 16), "JPEG", exif=exif)
+        start = data.index(b"Exif\0\0") + 6
+        junk = data[: start + 8] + b"\xff" * 10 + data[start + 18 :]
+        assert open_photo(junk).size in {(8, 16), (16, 8)}
 
     def test_what_pillow_takes_for_a_bomb_is_refused(self) -> None:
         # The header alone is changed to 60000x60000 pixels; its checksum is made to fit.
