@@ -62,7 +62,7 @@ class BenchReport(Record):
     photos: str
     quick: bool
     single_stream: Latency
-    split_p50: TimeSplit
+    split: TimeSplit
     throughput_per_second: float
     threads: int
     cold_start: ColdStart
@@ -101,7 +101,7 @@ def bench_bundle(folder: Path, seconds: float = 10.0) -> BenchReport:
         photos=source,
         quick=seconds < 60,
         single_stream=summarise(samples),
-        split_p50=TimeSplit(
+        split=TimeSplit(
             decode_ms=float(np.median([one.decode_ms for one in timed])),
             preprocess_ms=float(np.median([one.preprocess_ms for one in timed])),
             inference_ms=float(np.median([one.inference_ms for one in timed])),

@@ -34,7 +34,7 @@ def _print_report(report: BenchReport) -> None:
     def shown(value: float | None) -> str:
         return "not measured (too few samples)" if value is None else f"{value:.2f} ms"
 
-    stream, split, cold = report.single_stream, report.split_p50, report.cold_start
+    stream, split, cold = report.single_stream, report.split, report.cold_start
     out.print(
         f"{report.bundle}: {report.engine}, {report.precision}, {report.size_bytes / 1e6:.2f} MB, {report.photos}"
     )

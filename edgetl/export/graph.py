@@ -33,10 +33,11 @@ EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoreGraph:
-    """The core graph, and the preprocessing with the border that its first convolution asks for."""
+    """The core graph, the preprocessing with the border that its first convolution asks for, and what exported it."""
 
     model: onnx.ModelProto
     preprocess: Preprocess
+    exporter: Exporter
 
 
 def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> CoreGraph:
@@ -73,7 +74,7 @@ def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> Core
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"torch's {exporter} exporter gave a graph that is not valid ONNX: {error}") from error
-    return CoreGraph(model=model, preprocess=whole)
+    return CoreGraph(model=model, preprocess=whole, exporter=exporter)
 
 
 def _dynamo(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:

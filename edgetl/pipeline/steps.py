@@ -124,7 +124,7 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
             progress.say(f"{exporter} exporter: {error}")
             continue
         write_file(folder / "core.onnx", graph.model.SerializeToString(deterministic=True))
-        record = Exported(artifact=artifact, exporter=exporter, preprocess=graph.preprocess, parity=parity)
+        record = Exported(artifact=artifact, exporter=graph.exporter, preprocess=graph.preprocess, parity=parity)
         write_record(folder, "exported", record)
         return
     raise ParityError("no exporter gave a graph that computes what was trained: " + "; ".join(failures))

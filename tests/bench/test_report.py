@@ -38,7 +38,7 @@ def test_single_stream_lasts_as_long_as_asked(found: BenchReport) -> None:
 
 
 def test_the_parts_of_one_prediction_are_about_the_whole(found: BenchReport) -> None:
-    parts = found.split_p50
+    parts = found.split
     total = parts.decode_ms + parts.preprocess_ms + parts.inference_ms + parts.postprocess_ms
     assert 0 < total <= 1.5 * found.single_stream.p50_ms
 

@@ -41,9 +41,9 @@ class TestSplitFolders:
             (label, split): count for label in (0, 1) for split, count in (("train", 8), ("val", 2))
         }
 
-    def test_a_missing_val_is_held_out_of_train_beside_test_too(self, write: Write, tmp_path: Path) -> None:
+    def test_where_there_is_test_nothing_is_taken_from_train(self, write: Write, tmp_path: Path) -> None:
         dataset = read(write(tmp_path, {"train/cat": 5, "train/dog": 5, "test/cat": 3}))
-        assert [len(dataset.of(split)) for split in ("train", "val", "test")] == [8, 2, 3]
+        assert [len(dataset.of(split)) for split in ("train", "val", "test")] == [10, 0, 3]
         assert all(item.path.parts[0] == "test" for item in dataset.of("test"))
 
     def test_a_class_of_val_may_be_empty(self, write: Write, tmp_path: Path) -> None:

@@ -112,9 +112,8 @@ class TestBundle:
 
 
 class TestReport:
-    def test_it_says_what_choices_were_made_on(self, built: Bundle) -> None:
+    def test_it_says_how_many_photos_choices_and_figures_are_from(self, built: Bundle) -> None:
         report = report_of(built)
-        assert report.choices_made_on == "a tenth of the training photos, held out"
         assert (report.train_images, report.held_out_images, report.accuracy.images) == (27, 3, 6)
 
     def test_both_precisions_are_measured_and_the_verdict_has_a_reason(self, built: Bundle) -> None:

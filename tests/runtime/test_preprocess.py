@@ -181,6 +181,7 @@ class TestRefusals:
         with pytest.raises(DataError, match="600x500 is 0 megapixels, but at most 0 are read"):
             open_photo(data, max_pixels=299_999)
 
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
     def test_damaged_exif_says_nothing_of_the_photo(self) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
