@@ -24,7 +24,10 @@ def build(
     out_folder: Annotated[Path | None, Option("--out", help="Folder that becomes the bundle.")] = None,
     weights: Annotated[str | None, Option(help="File of weights (.safetensors, .pth), or `random`.")] = None,
     epochs: Annotated[int | None, Option(help="Fine-tuning epochs; 0 stops after the frozen stage.")] = None,
-    lr: Annotated[float | None, Option(help="Fine-tuning rate of the backbone; the head's is fivefold.")] = None,
+    lr: Annotated[
+        float | None,
+        Option(help="Fine-tuning rate of the backbone (the head's: fivefold)."),
+    ] = None,
     image_size: Annotated[int | None, Option(help="Photo side in pixels.")] = None,
     fit: Annotated[str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad.")] = None,
     recipe: Annotated[str | None, Option(help="Calibration recipe: a name or a TOML file.")] = None,

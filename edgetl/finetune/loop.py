@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from edgetl.backbones import freeze
+from edgetl.backbones import freeze, unfreeze
 from edgetl.data import Item, image_batches
 from edgetl.errors import TrainingError
 from edgetl.finetune.augment import AugmentedPhotos, EpochOrder
@@ -181,7 +181,7 @@ class _Run:
         """
         started, total, device = time.perf_counter(), 0.0, self.bench.device
         self.order.epoch = number
-        self.classifier.train()
+        unfreeze(self.classifier)
         what, photos = f"fine-tuning, epoch {number} of {self.settings.epochs}", len(self.order) * self.settings.batch
         with self.bench.progress.count(what, photos) as advance:
             for pixels, labels in self.loader:

@@ -22,9 +22,13 @@ class BuildSettings(Record):
     target: str = "cpu"
     out: Path
     weights: str | None = Field(default=None, description="file, or `random`; None for the backbone's own")
-    epochs: int = Field(default=12, ge=0, le=10_000, description="0 stops after the frozen stage")
-    lr: float = Field(
-        default=1e-4, gt=0, le=1, allow_inf_nan=False, description="of the backbone; the head's is tenfold"
+    epochs: int = Field(default=7, ge=0, le=10_000, description="0 stops after the frozen stage")
+    lr: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="of the backbone; the head's is fivefold",
     )
     image_size: int | None = Field(default=None, ge=16, le=2048, description="photo side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"

@@ -23,7 +23,6 @@ from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
 from edgetl.finetune import (
     Classifier,
     LinearHead,
-    ViewChoice,
     choose_view,
     classifier_logits,
     fit_head,
@@ -86,10 +85,9 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     started = time.perf_counter()
     train, held, _ = plan.parts
 
-    settings = plan.tuning.model_copy(update={"mirror": plan.view.read("view", ViewChoice).mirror})
     classifier = _headed(plan)
     try:
-        history = tune(classifier, train, held, plan.photo, settings, plan.bench(progress))
+        history = tune(classifier, train, held, plan.photo, plan.tuning, plan.bench(progress))
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.tuned.key[:20]}.safetensors"
         write_file(kept, save_tensors(_state_of(classifier)))

@@ -61,11 +61,11 @@ def test_int8_outside_the_budget_does_not_ship_however_fast() -> None:
     assert found.drop_points == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(("int8_ms", "said"), [(2.0, "1.00x"), (2.5, "0.80x")])
+@pytest.mark.parametrize(("int8_ms", "said"), [(1.95, "1.03x"), (2.0, "1.00x"), (2.5, "0.80x")])
 def test_int8_that_is_not_faster_does_not_ship(int8_ms: float, said: str) -> None:
     found = judge(lost=0, int8_ms=int8_ms)
     assert found.precision == "fp32"
-    assert found.reason == f"INT8 is not faster: {said} the speed of float"
+    assert found.reason == f"INT8 is not faster beyond the noise of timing: {said} the speed of float"
 
 
 def test_photos_gained_make_up_for_photos_lost() -> None:
