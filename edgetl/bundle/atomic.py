@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgetl.errors import MissingError
 
 __all__ = ["atomic_folder", "write_file"]
 
-_PARTIAL = ".partial-"
+_PARTIAL, _OLD = ".partial-", ".replaced"
 # From linux/fs.h: swap two existing paths in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -25,20 +27,22 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside `final`; it becomes `final` when the block ends, and vanishes if it fails.
 
     A folder already at `final` is replaced in one step; where `final` is a link, the folder it leads to. Folders that
-    killed processes left behind are removed.
+    killed processes left behind are removed: each is locked as long as its process lives, and an old folder that a
+    kill took away from `final` is put back.
 
     Raises:
         MissingError: the disk is full; nothing at `final` has changed.
     """
     final = final.resolve()
-    partial = final.with_name(f".{final.name}{_PARTIAL}{os.getpid()}")
+    partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(final)
         partial.mkdir()
-        yield partial
-        _sync(partial)
-        _put_in_place(partial, final)
+        with _locked(partial):
+            yield partial
+            _sync(partial)
+            _put_in_place(partial, final)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise MissingError(
@@ -60,13 +64,11 @@ def _put_in_place(partial: Path, final: Path) -> None:
         partial.rename(final)
     elif not _exchange(partial, final):
         # No exchange on this file system: for a moment there is nothing at `final`, never half of something.
-        old = partial.with_name(partial.name + "-old")
+        old = final.with_name(f".{final.name}{_OLD}")
         final.rename(old)
         partial.rename(final)
         shutil.rmtree(old)
-    folder = os.open(final.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    _sync_one(final.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -78,24 +80,36 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
+    for path in (folder, *folder.rglob("*")):
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which the system lets go when the process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
         os.close(descriptor)
 
 
 def _remove_abandoned(final: Path) -> None:
+    old = final.with_name(f".{final.name}{_OLD}")
+    if old.exists() and not final.exists():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
     for stray in final.parent.glob(f".{glob.escape(final.name)}{_PARTIAL}*"):
-        owner = stray.name.rpartition(_PARTIAL)[2].partition("-")[0]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
-            shutil.rmtree(stray, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        with suppress(OSError), _locked(stray):
+            shutil.rmtree(stray)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,19 @@ def write(final: Path, text: str) -> None:
 
 
 @pytest.fixture
-def dead() -> int:
-    """Return the number of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
-
-
-@pytest.fixture
-def live() -> Iterator[int]:
-    """Return the number of another process that lives as long as the test."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
-    yield child.pid
-    child.communicate("\n")
+def killed(tmp_path: Path) -> Path:
+    """Return the folder that a process was writing when it was killed, meant to become `out[1]`."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; from edgetl.bundle import atomic_folder, write_file\n"
+        "with atomic_folder(Path(sys.argv[1])) as folder:\n"
+        "    write_file(folder / 'half.txt', 'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out[1]")], check=False)
+    assert child.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert contents(left) == {"half.txt": "half"}
+    return left
 
 
 class TestTheFolder:
@@ -124,36 +124,31 @@ class TestExchange:
 
 
 class TestLeftovers:
-    @pytest.mark.parametrize("name", ["out", "out[1]"])
-    def test_those_of_dead_processes_are_removed(self, name: str, tmp_path: Path, dead: int) -> None:
-        for suffix in ("", "-old"):
-            write_file(tmp_path / f".{name}.partial-{dead}{suffix}" / "half.txt", "half")
-        write(tmp_path / name, "new")
-        assert [path.name for path in tmp_path.iterdir()] == [name]
+    def test_that_of_a_killed_process_is_removed(self, killed: Path, tmp_path: Path) -> None:
+        write(tmp_path / "out[1]", "new")
+        assert not killed.exists()
+        assert contents(tmp_path) == {"out[1]/deep/new.txt": "new"}
 
-    def test_one_of_an_earlier_process_of_the_same_number_is_removed(self, tmp_path: Path) -> None:
-        write_file(tmp_path / f".out.partial-{os.getpid()}" / "half.txt", "half")
-        write(tmp_path / "out", "new")
-        assert contents(tmp_path / "out") == {"deep/new.txt": "new"}
+    def test_that_of_a_living_process_is_left_alone(self, tmp_path: Path) -> None:
+        with atomic_folder(tmp_path / "out") as folder:
+            write_file(folder / "half.txt", "half")
+            write(tmp_path / "out", "of another")
+            assert contents(folder) == {"half.txt": "half"}
+        assert contents(tmp_path) == {"out/half.txt": "half"}
 
-    def test_those_of_live_processes_are_left_alone(self, tmp_path: Path, live: int) -> None:
-        other = tmp_path / f".out.partial-{live}"
-        write_file(other / "half.txt", "half")
-        write(tmp_path / "out", "new")
-        assert contents(other) == {"half.txt": "half"}
+    def test_an_old_folder_that_a_kill_took_away_is_put_back(self, tmp_path: Path) -> None:
+        write_file(tmp_path / ".out.replaced" / "old.txt", "old")
+        with pytest.raises(RuntimeError, match="halfway"), atomic_folder(tmp_path / "out"):
+            raise RuntimeError("halfway")
+        assert contents(tmp_path) == {"out/old.txt": "old"}
 
-    def test_those_of_another_users_processes_are_left_alone(
-        self, tmp_path: Path, live: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def forbid(process: int, signal: int) -> None:
-            raise PermissionError(errno.EPERM, "not yours")
+    def test_an_old_folder_that_was_replaced_is_removed(self, tmp_path: Path) -> None:
+        write_file(tmp_path / ".out.replaced" / "old.txt", "old")
+        write_file(tmp_path / "out" / "new.txt", "new")
+        write(tmp_path / "out", "newer")
+        assert contents(tmp_path) == {"out/deep/new.txt": "newer"}
 
-        monkeypatch.setattr(atomic.os, "kill", forbid)
-        write_file(tmp_path / f".out.partial-{live}" / "half.txt", "half")
-        write(tmp_path / "out", "new")
-        assert (tmp_path / f".out.partial-{live}").is_dir()
-
-    @pytest.mark.parametrize("name", [".out.partial-", ".out.partial-notes", ".other.partial-1", "out.partial-1"])
+    @pytest.mark.parametrize("name", [".other.partial-1", "out.partial-1", ".out.part"])
     def test_what_only_looks_like_one_is_left_alone(self, name: str, tmp_path: Path) -> None:
         write_file(tmp_path / name / "mine.txt", "mine")
         write(tmp_path / "out", "new")
