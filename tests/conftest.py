@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,37 @@ def cache_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(cache_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGETL_CACHE", str(cache_base))
+
+
+class Lines:
+    """A Progress that keeps what it is told: what is counted with its total, and what is said."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, int]] = []
+        self.said: list[str] = []
+
+    def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        self.counted.append((what, total))
+        return nullcontext(lambda done: None)
+
+    def track(self, items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+        self.counted.append((what, total))
+        return iter(items)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="session")
+def keep_lines() -> type[Lines]:
+    """Return the class of `lines`, for fixtures that live longer than a test."""
+    return Lines
+
+
+@pytest.fixture
+def lines() -> Lines:
+    """Return a Progress that keeps what it is told."""
+    return Lines()
 
 
 @pytest.fixture(scope="session")

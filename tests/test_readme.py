@@ -27,6 +27,10 @@ def test_readme_shows_the_commands_it_is_read_for() -> None:
     assert commands("make")
 
 
+def test_no_figure_is_left_to_fill_in() -> None:
+    assert not re.search(r"@@|TODO|TBD", README)
+
+
 @pytest.mark.parametrize("line", commands("edgetl"))
 def test_every_edgetl_command_in_the_readme_names_a_verb_and_flags_that_exist(line: str) -> None:
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group, by construction

@@ -49,6 +49,7 @@ def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed
     sample = tuple(item for item in sample if counts[item.label] >= 2)
     candidates: tuple[Fit, ...] = (fit,) if fit else get_args(Fit)
     if len({item.label for item in sample}) < 2:
+        bench.progress.say(f"too few training photos to choose how they are seen: {candidates[0]}, not mirrored")
         return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=None)
     labels = np.array([item.label for item in sample])
     features = {

@@ -50,14 +50,19 @@ def build(settings: BuildSettings, progress: Progress | None = None, force: bool
 
 
 def _tell(found: Check, progress: Progress) -> None:
-    """Name what the check found and the build goes on with: skipped photos, and pictures on both sides of a split."""
+    """Name what the check found and the build goes on with: skipped photos, leaks and copies."""
     for bad in found.bad[:NAMED]:
         progress.say(f"left out: {bad.path}: {bad.reason}")
     for leak in found.leaks[:NAMED]:
         progress.say(f"the same picture is trained on and measured on: {leak.train} and {leak.held_out}")
-    for what, count in (("left out", len(found.bad)), ("trained on and measured on", len(found.leaks))):
+    kinds = {
+        "left out": len(found.bad),
+        "trained on and measured on": len(found.leaks),
+        "copies of another photo of their split": found.copies,
+    }
+    for what, count in kinds.items():
         if count:
-            progress.say(f"{count} photos are {what}; all are named in report.json")
+            progress.say(f"photos that are {what}: {count}; all are named in report.json")
 
 
 def _ready(key: str, settings: BuildSettings) -> Bundle | None:

@@ -7,7 +7,7 @@ from edgetl.bundle import Accuracies, Parity
 from edgetl.compile import Compiled
 from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
-from edgetl.quantize import Candidate, Verdict
+from edgetl.quantize import Verdict
 from edgetl.records import Latency, Precision, Preprocess, Record, TensorSpec
 
 __all__ = [
@@ -70,11 +70,12 @@ class Quantized(Record):
 
 
 class Measured(Record):
-    """One artifact as measured on its engine here, and on images that nothing was chosen by."""
+    """One artifact as measured on its engine here; all but the first accuracy on images that nothing was chosen by."""
 
     precision: Precision
     size_bytes: int
     latency: Latency
+    held_out_accuracy: float
     accuracy: float
     accuracy_interval: tuple[float, float]
     macro_f1: float
@@ -85,7 +86,6 @@ class Measured(Record):
 class Judged(Record):
     """The measuring stage: every artifact's figures, and which ships."""
 
-    candidates: tuple[Candidate, ...]
     verdict: Verdict
     measured: tuple[Measured, ...]
     missed: tuple[str, ...]

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from edgetl.bench import answer_all, describe_machine, interleave
-from edgetl.bundle import Artifact, Parity, write_file
+from edgetl.bundle import Artifact, write_file
 from edgetl.cache import cache_folder
 from edgetl.compile import compile_graph
 from edgetl.data import Item, balanced, check_dataset, image_batches, load_image
@@ -34,7 +34,7 @@ from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import CompiledFile, Exported, Frozen, Judged, Measured, Quantized, Tuned
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Candidate, allowed_drop, decide, quantize_graph, select_items
-from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress
+from edgetl.records import FloatArray, IntArray, Precision, Progress
 from edgetl.runtime import Session, open_artifact
 
 __all__ = ["STEPS", "open_compiled"]
@@ -84,7 +84,6 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     """Unfreeze the network and train it at a low rate; keep the state that answers best when held out."""
     started = time.perf_counter()
     train, held, _ = plan.parts
-
     classifier = _headed(plan)
     try:
         history = tune(classifier, train, held, plan.photo, plan.tuning, plan.bench(progress))
@@ -174,31 +173,26 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     held_labels, unseen_labels = labels_of(held), labels_of(unseen)
     chosen_by = {name: logits[: len(held)].argmax(axis=1) for name, logits in answers.items()}
     counted = {name: logits[len(held) :].argmax(axis=1) for name, logits in answers.items()}
-    candidates = {
-        name: Candidate(
+    candidates = {name: Candidate(latency_p50_ms=latencies[name].p50_ms, answers=chosen_by[name]) for name in sessions}
+    verdict = decide(candidates["fp32"], candidates.get("int8"), held_labels, plan.target)
+    measured = {}
+    for name in sessions:
+        confusion = confusion_matrix(counted[name], unseen_labels, len(plan.usable.labels))
+        hits = int(np.trace(confusion))
+        measured[name] = Measured(
             precision=name,
-            latency_p50_ms=latencies[name].p50_ms,
             size_bytes=sizes[name],
+            latency=latencies[name],
             held_out_accuracy=accuracy(chosen_by[name], held_labels),
+            accuracy=hits / len(unseen),
+            accuracy_interval=wilson_interval(hits, len(unseen)),
+            macro_f1=macro_f1(confusion),
+            confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+            parity=float_stage.parity if name == "fp32" else measure_parity(answers["fp32"], answers[name]),
         )
-        for name in sessions
-    }
-    verdict = decide(
-        candidates["fp32"], candidates.get("int8"), chosen_by["fp32"], chosen_by.get("int8"), held_labels, plan.target
-    )
-    measured = {
-        name: _measure(
-            candidates[name],
-            latencies[name],
-            float_stage.parity if name == "fp32" else measure_parity(answers["fp32"], answers[name]),
-            confusion_matrix(counted[name], unseen_labels, len(plan.usable.labels)),
-        )
-        for name in sessions
-    }
     shipped = measured[verdict.precision]
     loss = compare_paired(counted["fp32"], counted[verdict.precision], unseen_labels)
     record = Judged(
-        candidates=tuple(candidates.values()),
         verdict=verdict,
         measured=tuple(measured.values()),
         missed=_missed(plan, shipped, loss),
@@ -240,20 +234,6 @@ def _state_of(classifier: Classifier) -> dict[str, torch.Tensor]:
 
 def _caller(session: Session, image: np.ndarray) -> Callable[[], FloatArray]:
     return lambda: session.run(image)
-
-
-def _measure(candidate: Candidate, latency: Latency, parity: Parity, confusion: IntArray) -> Measured:
-    hits, images = int(np.trace(confusion)), int(confusion.sum())
-    return Measured(
-        precision=candidate.precision,
-        size_bytes=candidate.size_bytes,
-        latency=latency,
-        accuracy=hits / images,
-        accuracy_interval=wilson_interval(hits, images),
-        macro_f1=macro_f1(confusion),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        parity=parity,
-    )
 
 
 def _missed(plan: Plan, shipped: Measured, loss: PairedResult) -> tuple[str, ...]:

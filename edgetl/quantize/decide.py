@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from edgetl.metrics import compare_paired
@@ -10,18 +11,16 @@ from edgetl.target import TargetProfile
 
 __all__ = ["Candidate", "Verdict", "allowed_drop", "decide"]
 
-
 # Less than this is within the noise of timing on a shared machine, and would make the verdict a matter of luck.
 LEAST_SPEED_UP = 1.05
 
 
-class Candidate(Record):
-    """One artifact that could ship: its speed here, and what it answers for the held-out photos."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One artifact that could ship: its speed here, and its classes for the held-out photos, shape (images,)."""
 
-    precision: Precision
     latency_p50_ms: float
-    size_bytes: int
-    held_out_accuracy: float
+    answers: IntArray
 
 
 class Verdict(Record):
@@ -38,14 +37,7 @@ def allowed_drop(budget_points: float, images: int) -> float:
     return max(budget_points, 100.0 / images) + 1e-9
 
 
-def decide(
-    float_: Candidate,
-    int8: Candidate | None,
-    float_answers: IntArray,
-    int8_answers: IntArray | None,
-    actual: IntArray,
-    target: TargetProfile,
-) -> Verdict:
+def decide(float_: Candidate, int8: Candidate | None, actual: IntArray, target: TargetProfile) -> Verdict:
     """Return the verdict: INT8 if its accuracy drop is inside the target's budget and it is faster, else float.
 
     The drop is paired, image by image. Where the budget is finer than one held-out photo, one photo is allowed.
@@ -53,14 +45,12 @@ def decide(
     Args:
         float_: the float artifact.
         int8: the quantized one; None where the target allows none.
-        float_answers: classes the float artifact gives for the held-out photos, shape (images,).
-        int8_answers: classes the quantized one gives.
-        actual: the true classes.
+        actual: the true classes of the held-out photos, shape (images,).
         target: whose budget counts.
     """
-    if int8 is None or int8_answers is None:
+    if int8 is None:
         return Verdict(precision="fp32", reason=f"{target.name} allows float only", drop_points=0.0, speed_up=1.0)
-    paired = compare_paired(float_answers, int8_answers, actual)
+    paired = compare_paired(float_.answers, int8.answers, actual)
     speed_up = float_.latency_p50_ms / int8.latency_p50_ms
     budget = target.budget.accuracy_drop_points
     allowed = allowed_drop(budget, paired.images)

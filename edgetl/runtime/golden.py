@@ -10,6 +10,7 @@ import numpy as np
 
 from edgetl.bundle import Bundle, Golden, write_file
 from edgetl.errors import ParityError
+from edgetl.metrics import agreement
 from edgetl.records import FloatArray, ImageArray, Precision, Record
 from edgetl.runtime.preprocess import open_photo, preprocess
 from edgetl.runtime.session import Session, open_session
@@ -87,7 +88,7 @@ def replay_golden(bundle: Bundle, session: Session) -> GoldenResult | None:
         images=len(images),
         max_pixel_difference=int(np.abs(seen.astype(np.int16) - images.astype(np.int16)).max()),
         max_logit_difference=float(np.abs(found - expected).max()),
-        top1_agreement=float(np.mean(found.argmax(axis=1) == expected.argmax(axis=1))),
+        top1_agreement=agreement(found, expected),
     )
 
 

@@ -12,26 +12,6 @@ from PIL import Image
 Write = Callable[..., Path]
 
 
-class Lines:
-    """A Progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.tracked: list[tuple[str, int]] = []
-
-    def track(self, items, what, total):  # type: ignore[no-untyped-def]
-        self.tracked.append((what, total))
-        return iter(items)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
-@pytest.fixture
-def lines() -> Lines:
-    return Lines()
-
-
 @pytest.fixture
 def write() -> Write:
     """Return a function that writes so many photos, each another, to each folder: write(root, {"cat": 3})."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class TestCheckDataset:
 
     def test_checking_shows_how_many_photos_there_are(self, root: Path, lines: Any) -> None:
         check_dataset(read(root), lines)
-        assert lines.tracked == [("Checking photos", 16)]
+        assert lines.counted == [("Checking photos", 16)]
 
     def test_every_photo_of_trashnet_can_be_read(self, assets: Path) -> None:
         if not (assets / "data" / "trashnet").is_dir():
@@ -168,13 +168,22 @@ def test_results_come_in_the_order_of_what_was_given() -> None:
 
 
 def test_the_first_error_stops_what_has_not_begun() -> None:
-    begun = []
+    begun, failed = [], threading.Event()
 
     def work(number: int) -> None:
         begun.append(number)
-        time.sleep(0.001)
-        raise DataError(f"{number}: bad")
+        if number == 0:
+            raise DataError("0: bad")
+        # The others wait until the first error has reached the caller, or has failed to.
+        failed.wait(30)
+
+    class Seen(Quiet):
+        def track(self, items, what, total):  # type: ignore[no-untyped-def]
+            try:
+                yield from items
+            finally:
+                failed.set()
 
     with pytest.raises(DataError, match="0: bad"):
-        in_threads(work, range(5000), "Failing", Quiet())
+        in_threads(work, range(5000), "Failing", Seen())
     assert len(begun) < 5000

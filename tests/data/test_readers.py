@@ -87,7 +87,7 @@ class TestFlatFolder:
 
     def test_reading_shows_how_many_files_there_are(self, write: Write, tmp_path: Path, lines: Any) -> None:
         read_dataset(str(write(tmp_path, {"cat": 2, "dog": 3})), 1, lines)
-        assert lines.tracked == [("Reading photos", 5)]
+        assert lines.counted == [("Reading photos", 5)]
 
     def test_a_class_folder_may_be_a_link(self, write: Write, tmp_path: Path) -> None:
         write(tmp_path, {"elsewhere/cats": 3, "photos/dog": 3})

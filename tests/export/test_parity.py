@@ -108,9 +108,15 @@ def trained(module: nn.Module) -> FloatArray:
     return answers
 
 
-def shipped(module: nn.Module, how: Preprocess = HOW, images: ImageArray | None = None) -> FloatArray:
+def shipped(
+    module: nn.Module,
+    how: Preprocess = HOW,
+    images: ImageArray | None = None,
+    border: tuple[int, int, int] | None = None,
+) -> FloatArray:
     """Return what the artifact of this module answers, through every step that a build takes."""
     exported = export_graph(module, how, "torchscript")
+    painted = exported.preprocess.model_copy(update={"mean": border or how.mean})
     compiled = compile_graph(exported.model.SerializeToString(), "onnxruntime")
     artifact = Artifact(
         path="model.onnx",
@@ -122,7 +128,7 @@ def shipped(module: nn.Module, how: Preprocess = HOW, images: ImageArray | None 
     )
     given = photos() if images is None else images
     return open_artifact(compiled.content, artifact, threads=1).run(
-        np.stack([paint_border(image, exported.preprocess) for image in given])
+        np.stack([paint_border(image, painted) for image in given])
     )
 
 
@@ -157,20 +163,8 @@ class TestFaults:
             self.check(shipped(build(), images=photos()[:, :, ::-1]))
 
     def test_a_border_that_is_painted_in_another_colour_is_caught(self) -> None:
-        exported = export_graph(build(), HOW, "torchscript")
-        compiled = compile_graph(exported.model.SerializeToString(), "onnxruntime")
-        artifact = Artifact(
-            path="model.onnx",
-            engine="onnxruntime",
-            precision="fp32",
-            threads=1,
-            input=compiled.input,
-            output=compiled.output,
-        )
-        black = exported.preprocess.model_copy(update={"mean": (0, 0, 0)})
-        painted = np.stack([paint_border(image, black) for image in photos()])
         with pytest.raises(ParityError, match=REFUSED):
-            self.check(open_artifact(compiled.content, artifact, threads=1).run(painted))
+            self.check(shipped(build(), border=(0, 0, 0)))
 
     def test_one_changed_weight_is_caught(self) -> None:
         with pytest.raises(ParityError, match=REFUSED):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,29 +12,6 @@ from edgetl.backbones import Backbone, choose_weights, load_backbone
 from edgetl.data import Dataset, read_dataset
 from edgetl.finetune import Workbench
 from edgetl.records import Quiet
-
-
-class Lines:
-    """A Progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.counted: list[tuple[str, int]] = []
-
-    def count(self, what: str, total: int) -> Any:
-        self.counted.append((what, total))
-        return nullcontext(lambda done: None)
-
-    def track(self, items, what, total):  # type: ignore[no-untyped-def]
-        return iter(items)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
-@pytest.fixture
-def lines() -> Lines:
-    return Lines()
 
 
 @pytest.fixture(scope="session")

@@ -96,10 +96,14 @@ def test_a_class_of_one_photo_is_left_out_of_the_probe(load: Load, dataset: Data
     assert set(choice.fit_accuracy.values()) == {1.0}
 
 
-def test_too_few_photos_to_probe_leave_the_backbones_own_view(load: Load, dataset: Dataset) -> None:
+def test_too_few_photos_to_probe_leave_the_backbones_own_view_and_say_so(
+    load: Load, dataset: Dataset, lines: Any
+) -> None:
     lone = tuple(next(item for item in dataset.of("train") if item.label == label) for label in range(3))
-    choice = choose(load(), dataset, lone)
+    bench = Workbench(dataset=dataset, device=torch.device("cpu"), progress=lines)
+    choice = choose_view(load(), lone, None, 0, bench)
     assert (choice.fit, choice.mirror, choice.fit_accuracy) == ("crop", False, {})
+    assert lines.said == ["too few training photos to choose how they are seen: crop, not mirrored"]
 
 
 def test_of_many_photos_a_sample_is_probed(

@@ -5,34 +5,31 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgetl.bundle import Bundle
-
-
-class Lines:
-    """A Progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def count(self, what: str, total: int) -> Any:
-        return nullcontext(lambda done: None)
-
-    def track(self, items, what, total):  # type: ignore[no-untyped-def]
-        return iter(items)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
+from edgetl.pipeline import BuildSettings, Plan, steps
+from edgetl.records import Progress
 
 
 @pytest.fixture
-def lines() -> Lines:
-    return Lines()
+def settings(small_build: dict[str, Any], tmp_path: Path) -> BuildSettings:
+    """Return the settings of the shared build, with an `out` of the test's own."""
+    return BuildSettings(**small_build, out=tmp_path / "out")
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every stage fail that begins to work."""
+
+    def refuse(plan: Plan, progress: Progress, folder: Path) -> None:
+        raise AssertionError(f"{folder.name} begins to work")
+
+    for name in list(steps.STEPS):
+        monkeypatch.setitem(steps.STEPS, name, refuse)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetl.metrics import accuracy
 from edgetl.quantize import Candidate, Verdict, decide
 from edgetl.records import IntArray
 from edgetl.target import Budget, EngineProfile, TargetProfile
@@ -30,15 +29,10 @@ def judge(
     after[:lost] = 1
     before[photos - gained :] = 1
     float_, int8 = (
-        Candidate(
-            precision=precision,
-            latency_p50_ms=latency,
-            size_bytes=1,
-            held_out_accuracy=accuracy(answers, actual),
-        )
-        for precision, latency, answers in (("fp32", float_ms, before), ("int8", int8_ms, after))
+        Candidate(latency_p50_ms=latency, answers=answers)
+        for latency, answers in ((float_ms, before), (int8_ms, after))
     )
-    return decide(float_, int8, before, after, actual, target(budget))
+    return decide(float_, int8, actual, target(budget))
 
 
 def test_int8_that_is_faster_and_inside_the_budget_ships() -> None:
@@ -107,7 +101,7 @@ def test_one_photo_is_one_photo_in_spite_of_rounding(photos: int) -> None:
 
 def test_a_target_that_allows_float_only_gets_float() -> None:
     answers: IntArray = np.zeros(4, dtype=np.int64)
-    only = Candidate(precision="fp32", latency_p50_ms=1.0, size_bytes=1, held_out_accuracy=1.0)
-    assert decide(only, None, answers, None, answers, target(0.5)) == Verdict(
+    only = Candidate(latency_p50_ms=1.0, answers=answers)
+    assert decide(only, None, answers, target(0.5)) == Verdict(
         precision="fp32", reason="box allows float only", drop_points=0.0, speed_up=1.0
     )
