@@ -2,15 +2,15 @@
 
     python benchmarks/int8_speed.py --config build.toml [--rounds 30]
 
-The settings are those of a build that is done: its artifacts are read from the cache.
+The settings are those of a build that is done: its artifacts are read from the cache. What is compared is timed in
+pairs, in turn, since the thread pools of more sessions disturb each other; on all cores, and on one.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,16 +21,22 @@ from edgetl.data import load_image
 from edgetl.errors import SettingsError
 from edgetl.pipeline import make_plan, read_settings
 from edgetl.pipeline.results import Exported, Quantized
-from edgetl.pipeline.steps import open_compiled
-from edgetl.records import Quiet
+from edgetl.records import Latency, Quiet
+
+PER_ROUND = 20
 
 
-def bare(path: Path, threads: int, planes: np.ndarray) -> Callable[[], Any]:
-    """Return a call of the core graph, which reads float planes made beforehand."""
+def compare(
+    graphs: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray], threads: int, rounds: int
+) -> list[Latency]:
+    """Return the latency of two graphs, each on its own input named `image`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"image": planes})
+    calls = {}
+    for index, (graph, image) in enumerate(zip(graphs, images, strict=True)):
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        calls[str(index)] = lambda session=session, image=image: session.run(None, {"image": image})
+    return list(interleave(calls, rounds, PER_ROUND).values())
 
 
 def main() -> None:
@@ -44,32 +50,31 @@ def main() -> None:
             f"{options.config}: its INT8 graph is not in the cache. Run: edgetl build --config {options.config}"
         )
     exported = plan.exported.read("exported", Exported)
-    int8 = plan.quantized.read("quantized", Quantized).artifact
-    float_session = open_compiled(plan, plan.exported.folder, exported.artifact, "fp32")
-    int8_session = open_compiled(plan, plan.quantized.folder, int8, "int8")
+    float_ = plan.exported.folder / exported.artifact.name
+    int8 = plan.quantized.folder / plan.quantized.read("quantized", Quantized).artifact.name
     image = load_image(plan.dataset.path_of(plan.dataset.items[0]), exported.preprocess)[None]
     planes = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-    threads = plan.target.engine.threads
-    latencies = interleave(
-        {
-            "float": lambda: float_session.run(image),
-            "int8": lambda: int8_session.run(image),
-            "float_without_face": bare(plan.exported.folder / "core.onnx", threads, planes),
-            "int8_without_face": bare(plan.quantized.folder / "core.onnx", threads, planes),
-        },
-        rounds=options.rounds,
-        per_round=20,
-    )
-    p50 = {name: latency.p50_ms for name, latency in latencies.items()}
+    pairs = {
+        "float_over_int8": ((float_, int8), (image, image)),
+        "float_face_over_bare": ((float_, plan.exported.folder / "core.onnx"), (image, planes)),
+        "int8_face_over_bare": ((int8, plan.quantized.folder / "core.onnx"), (image, planes)),
+    }
+    ratios, medians, samples = {}, {}, {}
+    for threads in (os.cpu_count() or 1, 1):
+        for name, (graphs, images) in pairs.items():
+            key = f"{name}, {threads} threads"
+            first, second = compare(graphs, images, threads, options.rounds)
+            ratios[key] = first.p50_ms / second.p50_ms
+            medians[key] = (first.p50_ms, second.p50_ms)
+            samples[key] = (first.samples_ms, second.samples_ms)
     save_result(
         "int8_speed",
         {
             "backbone": plan.settings.backbone,
             "image_side": exported.preprocess.side,
-            "p50_ms": p50,
-            "int8_speed_up": p50["float"] / p50["int8"],
-            "face_cost": {name: p50[name] / p50[f"{name}_without_face"] for name in ("float", "int8")},
-            "samples": {name: latency.samples_ms for name, latency in latencies.items()},
+            "ratios_of_p50": ratios,
+            "p50_ms": medians,
+            "samples": samples,
         },
     )
 
