@@ -1,20 +1,22 @@
 """Compare INT8 with float, and the uint8 face with the graph without it, at batch 1, in one run.
 
-    python benchmarks/int8_speed.py --config build.toml [--rounds 30]
+    python benchmarks/int8_speed.py --config build.toml [--sessions 9]
 
 The settings are those of a build that is done: its artifacts are read from the cache. What is compared is timed in
-pairs, in turn, since the thread pools of more sessions disturb each other; on all cores, and on one.
+pairs, in turn, since the thread pools of more sessions disturb each other; on all cores, and on one. A session is fast
+or slow by where its memory happens to lie, so each pair is opened anew several times; the median of the ratios counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from recording import save_result
+from recording import save_result, spread
 
 from edgetl.bench import interleave
 from edgetl.data import load_image
@@ -23,12 +25,10 @@ from edgetl.pipeline import make_plan, read_settings
 from edgetl.pipeline.results import Exported, Quantized
 from edgetl.records import Latency, Quiet
 
-PER_ROUND = 20
+ROUNDS, PER_ROUND = 10, 20
 
 
-def compare(
-    graphs: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray], threads: int, rounds: int
-) -> list[Latency]:
+def compare(graphs: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray], threads: int) -> list[Latency]:
     """Return the latency of two graphs, each on its own input named `image`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
@@ -36,13 +36,13 @@ def compare(
     for index, (graph, image) in enumerate(zip(graphs, images, strict=True)):
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         calls[str(index)] = lambda session=session, image=image: session.run(None, {"image": image})
-    return list(interleave(calls, rounds, PER_ROUND).values())
+    return list(interleave(calls, ROUNDS, PER_ROUND).values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--sessions", type=int, default=9)
     options = parser.parse_args()
     plan = make_plan(read_settings(options.config, {}), Quiet())
     if plan.quantized is None or not plan.quantized.done:
@@ -59,22 +59,25 @@ def main() -> None:
         "float_face_over_bare": ((float_, plan.exported.folder / "core.onnx"), (image, planes)),
         "int8_face_over_bare": ((int8, plan.quantized.folder / "core.onnx"), (image, planes)),
     }
-    ratios, medians, samples = {}, {}, {}
-    for threads in (os.cpu_count() or 1, 1):
-        for name, (graphs, images) in pairs.items():
-            key = f"{name}, {threads} threads"
-            first, second = compare(graphs, images, threads, options.rounds)
-            ratios[key] = first.p50_ms / second.p50_ms
-            medians[key] = (first.p50_ms, second.p50_ms)
-            samples[key] = (first.samples_ms, second.samples_ms)
+    ratios: dict[str, list[float]] = {}
+    samples: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(options.sessions):
+        for threads in (os.cpu_count() or 1, 1):
+            for name, (graphs, images) in pairs.items():
+                key = f"{name}, threads: {threads}"
+                first, second = compare(graphs, images, threads)
+                ratios.setdefault(key, []).append(first.p50_ms / second.p50_ms)
+                samples.setdefault(key, []).extend(zip(first.samples_ms, second.samples_ms, strict=True))
     save_result(
         "int8_speed",
         {
             "backbone": plan.settings.backbone,
             "image_side": exported.preprocess.side,
-            "ratios_of_p50": ratios,
-            "p50_ms": medians,
-            "samples": samples,
+            "ratios_of_p50": {key: spread(each) for key, each in ratios.items()},
+            "p50_ms": {
+                key: [statistics.median(one) for one in zip(*each, strict=True)] for key, each in samples.items()
+            },
+            "samples": {"ratios_of_p50": ratios, "pairs_ms": samples},
         },
     )
 
