@@ -24,17 +24,16 @@ from edgetl.errors import SettingsError
 from edgetl.pipeline import make_plan, read_settings
 from edgetl.pipeline.results import Exported, Quantized
 from edgetl.records import Latency, Quiet
+from edgetl.runtime.on_onnxruntime import session_options
 
 ROUNDS, PER_ROUND = 10, 20
 
 
 def compare(graphs: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray], threads: int) -> list[Latency]:
     """Return the latency of two graphs, each on its own input named `image`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     calls = {}
     for index, (graph, image) in enumerate(zip(graphs, images, strict=True)):
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, session_options(threads), providers=["CPUExecutionProvider"])
         calls[str(index)] = lambda session=session, image=image: session.run(None, {"image": image})
     return list(interleave(calls, ROUNDS, PER_ROUND).values())
 

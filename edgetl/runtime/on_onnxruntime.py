@@ -9,7 +9,7 @@ from edgetl.errors import SessionError, missing_library
 from edgetl.records import FloatArray, ImageArray, TensorSpec
 from edgetl.runtime.session import check_images
 
-__all__ = ["OnnxRuntimeSession", "open_session"]
+__all__ = ["OnnxRuntimeSession", "open_session", "session_options"]
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -29,18 +29,34 @@ def open_session(model: bytes, artifact: Artifact, threads: int) -> OnnxRuntimeS
     return OnnxRuntimeSession(model, artifact, threads)
 
 
+def session_options(threads: int) -> Any:
+    """Return the options that every session is opened with; 0 threads means one a core.
+
+    Raises:
+        MissingError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_library("onnxruntime", "ort", "run this bundle") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Else the threads of a session that has just answered keep a core busy that another session, or the next photo's
+    # decoding, wants: seen on squeezenet1_1, two sessions in turn on 2 cores, INT8 2.5 ms this way, 2.7 ms without, and
+    # a float/INT8 ratio of 1.53 to 1.65 instead of 1.25 to 1.72; alone it makes no difference.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 class OnnxRuntimeSession:
     """A session on ONNX Runtime's CPU provider; safe to call from several threads."""
 
     def __init__(self, model: bytes, artifact: Artifact, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise missing_library("onnxruntime", "ort", "run this bundle") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options = session_options(threads)
+        import onnxruntime
+
         try:
             self._engine = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
