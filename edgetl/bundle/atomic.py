@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from edgetl.errors import MissingError
@@ -27,8 +27,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside `final`; it becomes `final` when the block ends, and vanishes if it fails.
 
     A folder already at `final` is replaced in one step; where `final` is a link, the folder it leads to. Folders that
-    killed processes left behind are removed: each is locked as long as its process lives, and an old folder that a
-    kill took away from `final` is put back.
+    killed processes left behind are removed: each is locked as long as its process lives (on a file system without
+    locks they stay), and an old folder that a kill took away from `final` is put back.
 
     Raises:
         MissingError: the disk is full; nothing at `final` has changed.
@@ -39,7 +39,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(final)
         partial.mkdir()
-        with _locked(partial):
+        with _locked(partial, needed=False):
             yield partial
             _sync(partial)
             _put_in_place(partial, final)
@@ -91,15 +91,20 @@ def _sync_one(path: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, needed: bool) -> Iterator[None]:
     """Hold a folder's lock, which the system lets go when the process ends, however it ends.
 
+    Args:
+        folder: what to lock.
+        needed: whether a file system without locks is an error.
+
     Raises:
-        BlockingIOError: another process holds it.
+        OSError: another process holds the lock, or there is none to be had.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with nullcontext() if needed else suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -111,5 +116,5 @@ def _remove_abandoned(final: Path) -> None:
         old.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     for stray in final.parent.glob(f".{glob.escape(final.name)}{_PARTIAL}*"):
-        with suppress(OSError), _locked(stray):
+        with suppress(OSError), _locked(stray, needed=True):
             shutil.rmtree(stray)

@@ -136,6 +136,17 @@ class TestLeftovers:
             assert contents(folder) == {"half.txt": "half"}
         assert contents(tmp_path) == {"out/half.txt": "half"}
 
+    def test_without_locks_folders_are_written_and_none_is_taken_for_a_leftover(
+        self, killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+        write(tmp_path / "out[1]", "new")
+        assert contents(tmp_path / "out[1]") == {"deep/new.txt": "new"}
+        assert contents(killed) == {"half.txt": "half"}
+
     def test_an_old_folder_that_a_kill_took_away_is_put_back(self, tmp_path: Path) -> None:
         write_file(tmp_path / ".out.replaced" / "old.txt", "old")
         with pytest.raises(RuntimeError, match="halfway"), atomic_folder(tmp_path / "out"):
