@@ -55,10 +55,8 @@ def decide(float_: Candidate, int8: Candidate | None, actual: IntArray, target: 
     budget = target.budget.accuracy_drop_points
     allowed = allowed_drop(budget, paired.images)
     measured: dict[str, Any] = {"drop_points": paired.drop_points, "speed_up": speed_up}
-    change = (
-        f"{abs(paired.drop_points):.2f} points {'lost' if paired.drop_points > 0 else 'gained'} "
-        f"on {paired.images} held-out photos"
-    )
+    points = f"{abs(paired.drop_points):.2f}" if paired.drop_points else "no"
+    change = f"{points} points {'gained' if paired.drop_points < 0 else 'lost'} on {paired.images} held-out photos"
     if "fp32" not in target.engine.precisions:
         return Verdict(precision="int8", reason=f"{target.name} allows INT8 only: {change}", **measured)
     if paired.drop_points > allowed:

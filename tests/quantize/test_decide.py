@@ -75,6 +75,10 @@ def test_int8_that_answers_better_says_so() -> None:
     assert found.reason.endswith("inside the budget of 0.5 points: 1.00 points gained on 1000 held-out photos")
 
 
+def test_int8_that_answers_alike_loses_no_points() -> None:
+    assert judge(lost=3, gained=3).reason.endswith("budget of 0.5 points: no points lost on 1000 held-out photos")
+
+
 def test_one_photo_is_allowed_where_the_budget_is_finer_than_that() -> None:
     found = judge(lost=1, photos=50)
     assert found.precision == "int8"
