@@ -22,7 +22,7 @@ from edgetl.bench import interleave
 from edgetl.data import load_image
 from edgetl.errors import SettingsError
 from edgetl.pipeline import make_plan, read_settings
-from edgetl.pipeline.results import Exported, Quantized
+from edgetl.pipeline.results import CompiledStage, Exported
 from edgetl.records import Latency, Quiet
 from edgetl.runtime.on_onnxruntime import session_options
 
@@ -44,14 +44,14 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=9)
     options = parser.parse_args()
     plan = make_plan(read_settings(options.config, {}), Quiet())
-    if plan.quantized is None or not plan.quantized.done:
+    if plan.quantized is None or not plan.compiled.done:
         raise SettingsError(
             f"{options.config}: its INT8 graph is not in the cache. Run: edgetl build --config {options.config}"
         )
-    exported = plan.exported.read("exported", Exported)
-    float_ = plan.exported.folder / exported.artifact.name
-    int8 = plan.quantized.folder / plan.quantized.read("quantized", Quantized).artifact.name
-    image = load_image(plan.dataset.path_of(plan.dataset.items[0]), exported.preprocess)[None]
+    how = plan.exported.read("exported", Exported).preprocess
+    made = plan.compiled.read("compiled", CompiledStage)
+    float_, int8 = (plan.compiled.folder / made.of(precision).path for precision in ("fp32", "int8"))
+    image = load_image(plan.dataset.path_of(plan.dataset.items[0]), how)[None]
     planes = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
     pairs = {
         "float_over_int8": ((float_, int8), (image, image)),
@@ -71,7 +71,7 @@ def main() -> None:
         "int8_speed",
         {
             "backbone": plan.settings.backbone,
-            "image_side": exported.preprocess.side,
+            "image_side": how.side,
             "ratios_of_p50": {key: spread(each) for key, each in ratios.items()},
             "p50_ms": {
                 key: [statistics.median(one) for one in zip(*each, strict=True)] for key, each in samples.items()

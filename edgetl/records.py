@@ -18,6 +18,7 @@ __all__ = [
     "ImageArray",
     "IntArray",
     "Latency",
+    "ModelContent",
     "Precision",
     "Prediction",
     "Preprocess",
@@ -50,6 +51,14 @@ class TensorSpec(Record):
     name: str
     dtype: Literal["uint8", "float32"]
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelContent:
+    """What an engine loads: a graph, and its weights where the engine keeps them in a file of their own."""
+
+    graph: bytes
+    weights: bytes | None = None
 
 
 class Border(Record):

@@ -10,18 +10,31 @@ from edgetl.errors import TargetError
 from edgetl.profiles import load_named, profile_names
 from edgetl.records import Precision, Record
 
-__all__ = ["Budget", "EngineProfile", "TargetProfile", "load_target", "target_names"]
+__all__ = [
+    "ENGINE_EXTRAS",
+    "ENGINE_PRECISIONS",
+    "Budget",
+    "EngineProfile",
+    "TargetProfile",
+    "load_target",
+    "target_names",
+]
 
 # What each engine builds here today.
-ENGINE_PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("int8", "fp32")}
+ENGINE_PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "onnxruntime": ("int8", "fp32"),
+    "openvino": ("int8", "fp32"),
+}
+# Which extra of edgetl installs each engine, whose module has the engine's name.
+ENGINE_EXTRAS = {"onnxruntime": "ort", "openvino": "openvino"}
 
 
 class EngineProfile(Record):
     """Which engine runs the artifact, and how."""
 
-    name: Literal["onnxruntime"]
+    name: Literal["onnxruntime", "openvino"]
     precisions: tuple[Precision, ...] = Field(min_length=1, description="in order of preference")
-    threads: int = Field(default=0, ge=0, le=1024, description="0: as many as the device has cores")
+    threads: int = Field(default=0, ge=0, le=1024, description="0 leaves the choice to the engine")
 
     @model_validator(mode="after")
     def _check(self) -> EngineProfile:

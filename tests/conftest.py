@@ -145,7 +145,7 @@ def make_bundle(tiny_core: Any, tiny_how: Preprocess, tiny_photos: tuple[Path, .
 
     def make(out: Path, golden: bool = True, **changed: Any) -> Bundle:
         def compose(folder: Path) -> Manifest:
-            write_file(folder / "model.onnx", compiled.content)
+            write_file(folder / "model.onnx", compiled.content.graph)
             write_file(folder / "labels.txt", "apple\nbanana\ncherry\n")
             manifest = Manifest(
                 name="tiny",

@@ -66,6 +66,7 @@ LIBRARIES = {
     # At module level in compile it would break the device, which has no onnx.
     "onnx": (Permit(rooms=floors(5, 7)), Permit(files="compile/for_onnxruntime.py", late=True)),
     "onnxruntime": (Permit(rooms=floors(5, 5)), Permit(files="*onnxruntime*.py")),
+    "openvino": (Permit(files="*openvino*.py", late=True),),
     "sklearn": (Permit(rooms=frozenset({"data", "finetune"}), late=True),),
     "threadpoolctl": (Permit(rooms=frozenset({"finetune"}), late=True),),
     "typer": (Permit(rooms=frozenset({"cli"})),),

@@ -15,7 +15,7 @@ __all__ = ["Machine", "describe_machine", "versions_of"]
 
 # Instruction sets that decide how fast INT8 runs.
 FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
-LIBRARIES = ("edgetl", "numpy", "Pillow", "onnxruntime")
+LIBRARIES = ("edgetl", "numpy", "Pillow", "onnxruntime", "openvino")
 # Several distributions carry this module.
 ONNXRUNTIME = "onnxruntime"
 

@@ -24,11 +24,17 @@ class Artifact(Record):
     """The model file that the engine runs, and the tensors at its border."""
 
     path: str
+    weights: str | None = Field(default=None, description="where the engine keeps them apart from the graph")
     engine: str
     precision: Precision
     threads: int = Field(ge=0, description="0 leaves the choice to the engine")
     input: TensorSpec
     output: TensorSpec
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return (self.path,) if self.weights is None else (self.path, self.weights)
 
 
 class Golden(Record):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from edgetl.bundle.atomic import atomic_folder, write_file
 from edgetl.bundle.manifest import SCHEMA, FileEntry, Manifest
 from edgetl.errors import BundleError
+from edgetl.records import ModelContent
 
 __all__ = ["Bundle", "check_output", "sha256_of", "write_bundle"]
 
@@ -74,6 +75,13 @@ class Bundle:
                 "Copy the whole bundle again"
             )
         return content
+
+    def read_model(self) -> ModelContent:
+        """Return what the engine loads; raises as `read` does."""
+        artifact = self.manifest.artifact
+        return ModelContent(
+            graph=self.read(artifact.path), weights=self.read(artifact.weights) if artifact.weights else None
+        )
 
     def check_files(self) -> int:
         """Return the number of files, after checking that each is as listed and that there is no other.

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from edgetl.errors import TargetError
-from edgetl.records import TensorSpec
+from edgetl.records import ModelContent, TensorSpec
 
 __all__ = ["COMPILERS", "Compiled", "compile_graph"]
 
 # Engine name -> the module whose `compile_graph` serves it; imported when used.
-COMPILERS = {"onnxruntime": "edgetl.compile.for_onnxruntime"}
+COMPILERS = {
+    "onnxruntime": "edgetl.compile.for_onnxruntime",
+    "openvino": "edgetl.compile.for_openvino",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """An artifact's content, the suffix of its file, and the tensors at its border."""
+    """An artifact's content, the suffixes of its files, and the tensors at its border."""
 
-    content: bytes
+    content: ModelContent
     suffix: str
+    weights_suffix: str | None = None
     input: TensorSpec
     output: TensorSpec
 

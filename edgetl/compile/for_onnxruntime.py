@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgetl.compile import Compiled
 from edgetl.errors import ExportError, missing_library
-from edgetl.records import TensorSpec
+from edgetl.records import ModelContent, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -60,7 +60,7 @@ def compile_graph(graph: bytes) -> Compiled:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"with its uint8 face the graph is not valid ONNX: {error}") from error
     return Compiled(
-        content=model.SerializeToString(deterministic=True),
+        content=ModelContent(graph=model.SerializeToString(deterministic=True)),
         suffix=".onnx",
         input=face,
         output=TensorSpec(name=inner.output[0].name, dtype="float32", shape=(-1, classes)),

@@ -12,19 +12,20 @@ from edgetl.bench import versions_of
 from edgetl.bundle import Accuracies, Artifact, Golden, Manifest, write_file
 from edgetl.data import Check, balanced, load_image
 from edgetl.finetune import ViewChoice
+from edgetl.pipeline.artifacts import copy_artifact, open_written
 from edgetl.pipeline.plan import Plan
-from edgetl.pipeline.results import BuildReport, CompiledFile, Exported, Frozen, Judged, Quantized, Seconds, Tuned
+from edgetl.pipeline.results import BuildReport, CompiledStage, Exported, Frozen, Judged, Quantized, Seconds, Tuned
 from edgetl.pipeline.settings import BuildSettings
-from edgetl.pipeline.stages import Stage, write_record
-from edgetl.pipeline.steps import open_compiled
+from edgetl.pipeline.stages import write_record
 from edgetl.runtime import write_golden
+from edgetl.target import ENGINE_EXTRAS
 
 __all__ = ["compose"]
 
 # Largest difference of a golden logit, as a share of the largest logit. Float engines differ by rounding; INT8 kernels
 # of other processors round each layer their own way.
 TOLERANCE = {"fp32": 1e-3, "int8": 0.05}
-TOOLCHAIN = ("edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "Pillow")
+TOOLCHAIN = ("edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "Pillow")
 
 
 def compose(plan: Plan, folder: Path, started: float) -> Manifest:
@@ -38,15 +39,8 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
     settings, how = plan.settings, plan.exported.read("exported", Exported)
     judged = plan.judged.read("judged", Judged)
     shipped = judged.verdict.precision
-    source, stage = how.artifact, plan.exported
-    calibration_images = 0
-    if plan.quantized is not None:
-        quantized = plan.quantized.read("quantized", Quantized)
-        calibration_images = quantized.calibration_images
-        if shipped == "int8":
-            source, stage = quantized.artifact, plan.quantized
-    model = f"model{Path(source.name).suffix}"
-    write_file(folder / model, (stage.folder / source.name).read_bytes())
+    made = plan.compiled.read("compiled", CompiledStage)
+    artifact = copy_artifact(plan.compiled.folder, made.of(shipped), folder, "model")
     write_file(folder / "labels.txt", "".join(f"{label}\n" for label in plan.usable.labels))
     frozen, tuned = plan.frozen.read("frozen", Frozen), plan.tuned.read("tuned", Tuned)
     train, held, unseen = plan.parts
@@ -68,9 +62,9 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         frozen=frozen,
         tuned=tuned,
         exporter=how.exporter,
-        parity=how.parity,
+        parity=made.parity,
         recipe=plan.recipe.name if plan.quantized else None,
-        calibration_images=calibration_images,
+        calibration_images=plan.quantized.read("quantized", Quantized).calibration_images if plan.quantized else 0,
         accuracy=accuracy,
         judged=judged,
         seconds=Seconds(frozen=frozen.seconds, tune=tuned.seconds, total=time.perf_counter() - started),
@@ -78,11 +72,7 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         command=_command(settings),
     )
     write_record(folder, "report", report)
-    artifact = Artifact(
-        path=model, engine=plan.target.engine.name, precision=shipped, threads=plan.target.engine.threads,
-        input=source.input, output=source.output,
-    )  # fmt: skip
-    golden = _golden(plan, folder, stage, source, artifact)
+    golden = _golden(plan, folder, artifact)
     write_file(folder / "README.md", _model_card(plan, report, artifact))
     return Manifest(
         name=settings.out.resolve().name,
@@ -111,14 +101,14 @@ def _command(settings: BuildSettings) -> str:
     return " ".join(["edgetl build", *flags])
 
 
-def _golden(plan: Plan, folder: Path, stage: Stage, source: CompiledFile, artifact: Artifact) -> Golden | None:
+def _golden(plan: Plan, folder: Path, artifact: Artifact) -> Golden | None:
     items = balanced(plan.parts[2], plan.settings.golden, plan.settings.seed)
     if not items:
         return None
     how = plan.exported.read("exported", Exported).preprocess
     paths = [plan.usable.path_of(item) for item in items]
     images = np.stack([load_image(path, how) for path in paths])
-    session = open_compiled(plan, stage.folder, source, artifact.precision)
+    session = open_written(folder, artifact)
     # One at a time, as the device will run them.
     logits = np.concatenate([session.run(image[None]) for image in images])
     return write_golden(folder, paths, images, logits, TOLERANCE[artifact.precision] * float(np.abs(logits).max()))
@@ -157,7 +147,7 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 ## Use it
 
 ```
-pip install 'edgetl[ort]'
+pip install 'edgetl[{ENGINE_EXTRAS[artifact.engine]}]'
 edgetl verify {name}
 edgetl predict {name} photo.jpg
 ```

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,24 +12,26 @@ import torch
 from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backbone
 from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output
-from edgetl.data import Check, Dataset, Item, hold_out, read_dataset, without_bad
-from edgetl.errors import DataError, SettingsError
+from edgetl.data import Check, Dataset, Item, balanced, hold_out, read_dataset, without_bad
+from edgetl.errors import DataError, MissingError, SettingsError
 from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe, load_recipe
 from edgetl.records import Preprocess, Progress
-from edgetl.target import TargetProfile, load_target
+from edgetl.target import ENGINE_EXTRAS, TargetProfile, load_target
 
 __all__ = ["Plan", "make_plan"]
 
 # Share of the training photos that every choice is made on.
 HELD_OUT = 0.1
+# Photos that parity is measured on, at the most.
+PARITY_PHOTOS = 128
 # AdamW's rates for the backbone: held-out photos of TrashNet (squeezenet1_1) and of digits (edgetl/nano) answered best.
 # The head's is five times as high: it is new.
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Code of the line itself that decides what goes into a stage and what it leaves.
-LINE = ("pipeline/plan", "pipeline/results", "pipeline/steps")
+LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/results", "pipeline/steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,16 @@ class Plan:
     tuned: Stage
     exported: Stage
     quantized: Stage | None
+    compiled: Stage
     judged: Stage
     bundle: Stage
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that leave something in the cache, in order."""
-        every = (self.check, self.view, self.frozen, self.tuned, self.exported, self.quantized, self.judged)
+        every = (
+            self.check, self.view, self.frozen, self.tuned, self.exported, self.quantized, self.compiled, self.judged,
+        )  # fmt: skip
         return tuple(stage for stage in every if stage is not None)
 
     @property
@@ -108,6 +114,11 @@ class Plan:
         """Return what training works with, once the check stage is done."""
         return Workbench(dataset=self.usable, device=self.device, progress=progress)
 
+    @property
+    def parity_photos(self) -> tuple[Item, ...]:
+        """The held-out photos that artifacts are proved on."""
+        return balanced(self.parts[1], PARITY_PHOTOS, self.settings.seed)
+
     @cached_property
     def photo(self) -> Preprocess:
         """The preprocessing that training uses, once the view stage is done: no border yet."""
@@ -122,6 +133,12 @@ def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
     """
     check_output(settings.out)
     target, recipe = load_target(settings.target), load_recipe(settings.recipe)
+    engine = target.engine.name
+    if find_spec(engine) is None:  # said before hours of training
+        raise MissingError(
+            f"{engine} is needed to build for {target.name} and is not installed. "
+            f"Run: pip install 'edgetl[{ENGINE_EXTRAS[engine]}]'"
+        )
     weights = choose_weights(settings.backbone, settings.weights, settings.seed)
     device = pick_device(settings.device)
     if settings.out.resolve().is_relative_to(Path(settings.data).resolve()):
@@ -133,6 +150,7 @@ def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
     readers = versions_of(("numpy", "Pillow"))
     trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
+    engines = versions_of(("onnx", engine))
     check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
     view = Stage.of(
         "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
@@ -140,14 +158,16 @@ def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
     )  # fmt: skip
     frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
-    exported = Stage.of("exported", ("export", "compile"), tuned, tools, target.engine.model_dump())
+    exported = Stage.of("exported", ("export", "compile"), tuned, tools)
     quantized = None
     if "int8" in target.engine.precisions:
         quantized = Stage.of("quantized", ("quantize",), exported, recipe.model_dump())
+    compiled = Stage.of("compiled", (), exported, quantized, target.engine.model_dump(), engines)
     machine = describe_machine().model_dump(exclude={"load_1min"})
-    judged = Stage.of("judged", ("bench", "quantize"), exported, quantized, target.model_dump(), machine)
+    judged = Stage.of("judged", ("bench", "quantize"), compiled, target.model_dump(), machine)
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
-        view=view, frozen=frozen, tuned=tuned, exported=exported, quantized=quantized, judged=judged, bundle=bundle,
+        view=view, frozen=frozen, tuned=tuned, exported=exported, quantized=quantized, compiled=compiled,
+        judged=judged, bundle=bundle,
     )  # fmt: skip

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from edgetl.bench import Machine
-from edgetl.bundle import Accuracies, Parity
-from edgetl.compile import Compiled
+from edgetl.bundle import Accuracies, Artifact, Parity
 from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
 from edgetl.quantize import Verdict
-from edgetl.records import Latency, Precision, Preprocess, Record, TensorSpec
+from edgetl.records import Latency, Precision, Preprocess, Record
 
 __all__ = [
     "BuildReport",
-    "CompiledFile",
+    "CompiledStage",
     "Exported",
     "Frozen",
     "Judged",
@@ -40,33 +39,28 @@ class Tuned(Record):
     seconds: float
 
 
-class CompiledFile(Record):
-    """An artifact that a stage left in its folder, and the tensors at its border."""
-
-    name: str
-    input: TensorSpec
-    output: TensorSpec
-
-    @classmethod
-    def of(cls, stem: str, compiled: Compiled) -> CompiledFile:
-        """Return the entry of a compiled artifact that is written under `stem`."""
-        return cls(name=stem + compiled.suffix, input=compiled.input, output=compiled.output)
-
-
 class Exported(Record):
-    """The export stage: the float artifact, which exporter made it, and its parity with the trained network."""
+    """The export stage: which exporter made the core graph, and the preprocessing with the border it asks for."""
 
-    artifact: CompiledFile
     exporter: str
     preprocess: Preprocess
-    parity: Parity
 
 
 class Quantized(Record):
-    """The quantization stage: the INT8 artifact and how many photos calibrated it."""
+    """The quantization stage: how many photos calibrated the INT8 core graph."""
 
-    artifact: CompiledFile
     calibration_images: int
+
+
+class CompiledStage(Record):
+    """The compiling stage: the artifacts in its folder, and the float one's parity with the trained network."""
+
+    artifacts: tuple[Artifact, ...]
+    parity: Parity
+
+    def of(self, precision: Precision) -> Artifact:
+        """Return the artifact of a precision that was compiled."""
+        return next(each for each in self.artifacts if each.precision == precision)
 
 
 class Measured(Record):

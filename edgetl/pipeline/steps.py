@@ -14,10 +14,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from edgetl.bench import answer_all, describe_machine, interleave
-from edgetl.bundle import Artifact, write_file
+from edgetl.bundle import Parity, write_file
 from edgetl.cache import cache_folder
-from edgetl.compile import compile_graph
-from edgetl.data import Item, balanced, check_dataset, image_batches, load_image
+from edgetl.data import Item, check_dataset, image_batches, load_image
 from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
 from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
 from edgetl.finetune import (
@@ -30,18 +29,21 @@ from edgetl.finetune import (
     write_features,
 )
 from edgetl.metrics import PairedResult, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
+from edgetl.pipeline.artifacts import open_written, size_of, write_artifact
 from edgetl.pipeline.plan import Plan
-from edgetl.pipeline.results import CompiledFile, Exported, Frozen, Judged, Measured, Quantized, Tuned
-from edgetl.pipeline.stages import write_record
+from edgetl.pipeline.results import CompiledStage, Exported, Frozen, Judged, Measured, Quantized, Tuned
+from edgetl.pipeline.stages import Stage, write_record
 from edgetl.quantize import Candidate, allowed_drop, decide, quantize_graph, select_items
-from edgetl.records import FloatArray, IntArray, Precision, Progress
-from edgetl.runtime import Session, open_artifact
+from edgetl.records import FloatArray, IntArray, Precision, Preprocess, Progress
+from edgetl.runtime import Session
+from edgetl.target import EngineProfile
 
-__all__ = ["STEPS", "open_compiled"]
+__all__ = ["STEPS"]
 
-# Photos that parity is measured on, at the most.
-PARITY_IMAGES = 128
 BATCH = 16
+# What the export stage is proved on, and the files it and the quantization stage leave.
+REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
+CORE, EXPECTED = "core.onnx", "expected.npy"
 # Turns and calls a turn of the speed comparison: enough for a p90.
 ROUNDS, PER_ROUND = 10, 20
 
@@ -96,70 +98,68 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def exported(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Export the trained network, compile the float artifact, and prove on its engine that it computes the same."""
+    """Export the trained network to the core graph, by the first exporter whose graph computes the same."""
     classifier = _headed(plan)
     classifier.load_state_dict(load_tensors((plan.tuned.folder / "classifier.safetensors").read_bytes()))
     classifier.requires_grad_(False).eval()
-    _, held, _ = plan.parts
-    photos = balanced(held, PARITY_IMAGES, plan.settings.seed)
-    expected = classifier_logits(
-        classifier, photos, plan.photo, replace(plan.bench(progress), device=torch.device("cpu"))
-    )
+    on_cpu = replace(plan.bench(progress), device=torch.device("cpu"))
+    expected = classifier_logits(classifier, plan.parity_photos, plan.photo, on_cpu)
     failures = []
     for exporter in EXPORTERS:
         try:
             graph = export_graph(classifier, plan.photo, exporter)
-            compiled = compile_graph(graph.model.SerializeToString(), plan.target.engine.name)
-            artifact = CompiledFile.of("float", compiled)
-            write_file(folder / artifact.name, compiled.content)
-            session = open_compiled(plan, folder, artifact, "fp32")
-            batches = image_batches(plan.usable, photos, graph.preprocess, BATCH)
-            parity = measure_parity(expected, answer_all(session, batches, len(photos), "parity", progress))
-            check_parity(parity, f"the graph of torch's {exporter} exporter")
+            core = graph.model.SerializeToString(deterministic=True)
+            # On ONNX Runtime, whatever the target's engine is: so the stage serves every target.
+            session = open_written(folder, write_artifact(folder, core, "fp32", REFERENCE))
+            _prove(session, expected, graph.preprocess, f"the graph of torch's {exporter} exporter", plan, progress)
         except (ExportError, ParityError, SessionError) as error:
             failures.append(str(error))
             progress.say(f"{exporter} exporter: {error}")
             continue
-        write_file(folder / "core.onnx", graph.model.SerializeToString(deterministic=True))
-        record = Exported(artifact=artifact, exporter=graph.exporter, preprocess=graph.preprocess, parity=parity)
-        write_record(folder, "exported", record)
+        write_file(folder / CORE, core)
+        np.save(folder / EXPECTED, expected, allow_pickle=False)
+        write_record(folder, "exported", Exported(exporter=graph.exporter, preprocess=graph.preprocess))
         return
     raise ParityError("no exporter gave a graph that computes what was trained: " + "; ".join(failures))
 
 
 def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Quantize the core graph on training photos, and compile the INT8 artifact."""
+    """Quantize the core graph on training photos."""
     train, _, _ = plan.parts
     items = select_items(train, plan.recipe)
     if len(items) < plan.recipe.images:
         progress.say(f"recipe {plan.recipe.name} asks for {plan.recipe.images} photos; all {len(items)} are used")
     how = plan.exported.read("exported", Exported).preprocess
-    core = onnx.load(plan.exported.folder / "core.onnx")
     batches = progress.track(
         image_batches(plan.usable, items, how, BATCH), "calibrating, batches", -(-len(items) // BATCH)
     )
-    graph = quantize_graph(core, batches, plan.recipe)
-    core_int8 = graph.SerializeToString(deterministic=True)
-    write_file(folder / "core.onnx", core_int8)
-    compiled = compile_graph(core_int8, plan.target.engine.name)
-    artifact = CompiledFile.of("int8", compiled)
-    write_file(folder / artifact.name, compiled.content)
-    write_record(folder, "quantized", Quantized(artifact=artifact, calibration_images=len(items)))
+    graph = quantize_graph(onnx.load(plan.exported.folder / CORE), batches, plan.recipe)
+    write_file(folder / CORE, graph.SerializeToString(deterministic=True))
+    write_record(folder, "quantized", Quantized(calibration_images=len(items)))
+
+
+def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Compile the core graphs for the target's engine, and prove on it that the float one computes the same."""
+    engine = plan.target.engine
+    stages: dict[Precision, Stage | None] = {"fp32": plan.exported, "int8": plan.quantized}
+    artifacts = tuple(
+        write_artifact(folder, (stage.folder / CORE).read_bytes(), precision, engine)
+        for precision, stage in stages.items()
+        if stage is not None
+    )
+    session = open_written(folder, artifacts[0])
+    expected = np.load(plan.exported.folder / EXPECTED, allow_pickle=False)
+    how = plan.exported.read("exported", Exported).preprocess
+    parity = _prove(session, expected, how, f"the artifact for {engine.name}", plan, progress)
+    write_record(folder, "compiled", CompiledStage(artifacts=artifacts, parity=parity))
 
 
 def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     """Measure every artifact's speed and answers on its engine, and decide which ships."""
     _, held, unseen = plan.parts
-    float_stage = plan.exported.read("exported", Exported)
-    how = float_stage.preprocess
-    sessions: dict[Precision, Session] = {
-        "fp32": open_compiled(plan, plan.exported.folder, float_stage.artifact, "fp32")
-    }
-    sizes: dict[Precision, int] = {"fp32": (plan.exported.folder / float_stage.artifact.name).stat().st_size}
-    if plan.quantized is not None:
-        artifact = plan.quantized.read("quantized", Quantized).artifact
-        sessions["int8"] = open_compiled(plan, plan.quantized.folder, artifact, "int8")
-        sizes["int8"] = (plan.quantized.folder / artifact.name).stat().st_size
+    how = plan.exported.read("exported", Exported).preprocess
+    made = plan.compiled.read("compiled", CompiledStage)
+    sessions = {each.precision: open_written(plan.compiled.folder, each) for each in made.artifacts}
     items = (*held, *unseen)
     answers = {
         precision: answer_all(
@@ -181,14 +181,14 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
         hits = int(np.trace(confusion))
         measured[name] = Measured(
             precision=name,
-            size_bytes=sizes[name],
+            size_bytes=size_of(plan.compiled.folder, made.of(name)),
             latency=latencies[name],
             held_out_accuracy=accuracy(chosen_by[name], held_labels),
             accuracy=hits / len(unseen),
             accuracy_interval=wilson_interval(hits, len(unseen)),
             macro_f1=macro_f1(confusion),
             confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-            parity=float_stage.parity if name == "fp32" else measure_parity(answers["fp32"], answers[name]),
+            parity=made.parity if name == "fp32" else measure_parity(answers["fp32"], answers[name]),
         )
     shipped = measured[verdict.precision]
     loss = compare_paired(counted["fp32"], counted[verdict.precision], unseen_labels)
@@ -202,7 +202,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
-    step.__name__: step for step in (check, view, frozen, tuned, exported, quantized, judged)
+    step.__name__: step for step in (check, view, frozen, tuned, exported, quantized, compiled, judged)
 }
 
 
@@ -211,14 +211,19 @@ def labels_of(items: tuple[Item, ...]) -> IntArray:
     return np.array([item.label for item in items], dtype=np.int64)
 
 
-def open_compiled(plan: Plan, folder: Path, artifact: CompiledFile, precision: Precision) -> Session:
-    """Return a session on an artifact that a stage left, as the target's engine will run it."""
-    threads = plan.target.engine.threads
-    described = Artifact(
-        path=artifact.name, engine=plan.target.engine.name, precision=precision, threads=threads,
-        input=artifact.input, output=artifact.output,
-    )  # fmt: skip
-    return open_artifact((folder / artifact.name).read_bytes(), described, threads)
+def _prove(
+    session: Session, expected: FloatArray, how: Preprocess, what: str, plan: Plan, progress: Progress
+) -> Parity:
+    """Return the parity of a float artifact's session with the trained network's answers.
+
+    Raises:
+        ParityError: it computes something else.
+    """
+    photos = plan.parity_photos
+    answers = answer_all(session, image_batches(plan.usable, photos, how, BATCH), len(photos), "parity", progress)
+    parity = measure_parity(expected, answers)
+    check_parity(parity, what)
+    return parity
 
 
 def _headed(plan: Plan) -> Classifier:

@@ -6,19 +6,19 @@ from typing import Any
 
 from edgetl.bundle import Artifact
 from edgetl.errors import SessionError, missing_library
-from edgetl.records import FloatArray, ImageArray, TensorSpec
-from edgetl.runtime.session import check_images
+from edgetl.records import FloatArray, ImageArray, ModelContent
+from edgetl.runtime.session import Port, check_border, check_images
 
 __all__ = ["OnnxRuntimeSession", "open_session", "session_options"]
 
 PROVIDERS = ["CPUExecutionProvider"]
 
 
-def open_session(model: bytes, artifact: Artifact, threads: int) -> OnnxRuntimeSession:
+def open_session(model: ModelContent, artifact: Artifact, threads: int) -> OnnxRuntimeSession:
     """Return a session on an ONNX graph.
 
     Args:
-        model: the serialized graph.
+        model: the serialized graph, weights included.
         artifact: its border.
         threads: intra-op threads; 0 means one a core.
 
@@ -26,7 +26,7 @@ def open_session(model: bytes, artifact: Artifact, threads: int) -> OnnxRuntimeS
         MissingError: onnxruntime is not installed.
         SessionError: the graph cannot be loaded, or its border is not what the artifact says.
     """
-    return OnnxRuntimeSession(model, artifact, threads)
+    return OnnxRuntimeSession(model.graph, artifact, threads)
 
 
 def session_options(threads: int) -> Any:
@@ -63,15 +63,8 @@ class OnnxRuntimeSession:
             raise SessionError(
                 f"{artifact.path}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
             ) from error
-        inputs, outputs = self._engine.get_inputs(), self._engine.get_outputs()
-        reads, gives = [_described(tensor) for tensor in inputs], [_described(tensor) for tensor in outputs]
-        # Engines state the output's shape as loosely as the graph does, so its name and type must do.
-        if reads != [_wanted(artifact.input)] or [each[:2] for each in gives] != [_wanted(artifact.output)[:2]]:
-            self._engine = None
-            raise SessionError(
-                f"{artifact.path}: has inputs {reads} and outputs {gives}, "
-                f"the manifest says {_wanted(artifact.input)} and {_wanted(artifact.output)}"
-            )
+        reads, gives = self._engine.get_inputs(), self._engine.get_outputs()
+        check_border(artifact, [_described(one) for one in reads], [_described(one) for one in gives])
         self.input = artifact.input
         self.output = artifact.output
         self._outputs = [artifact.output.name]
@@ -90,11 +83,8 @@ class OnnxRuntimeSession:
         self._engine = None
 
 
-def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
-    """Return name, type and shape of a tensor at the graph's border, as ONNX Runtime says them."""
-    return tensor.name, tensor.type, tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-
-
-def _wanted(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
-    """Return the same of what the manifest says."""
-    return spec.name, f"tensor({'float' if spec.dtype == 'float32' else spec.dtype})", spec.shape
+def _described(tensor: Any) -> Port:
+    """Return a tensor at the graph's border as ONNX Runtime says it."""
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    sizes = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+    return tensor.name, "float32" if kind == "float" else kind, sizes

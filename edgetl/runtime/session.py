@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from edgetl.bundle import Artifact, Bundle
 from edgetl.errors import SessionError
-from edgetl.records import FloatArray, ImageArray, TensorSpec
+from edgetl.records import FloatArray, ImageArray, ModelContent, TensorSpec
 
-__all__ = ["ENGINES", "Session", "check_images", "open_artifact", "open_session"]
+__all__ = ["ENGINES", "Port", "Session", "check_border", "check_images", "open_artifact", "open_session"]
 
 # Engine name -> the module whose `open_session` runs it; imported when used.
-ENGINES = {"onnxruntime": "edgetl.runtime.on_onnxruntime"}
+ENGINES = {
+    "onnxruntime": "edgetl.runtime.on_onnxruntime",
+    "openvino": "edgetl.runtime.on_openvino",
+}
+
+
+# Name, type and shape of a tensor at a graph's border, -1 for a free dimension, as an engine says them.
+Port: TypeAlias = tuple[str, str, tuple[int, ...]]
 
 
 class Session(Protocol):
@@ -47,15 +55,29 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
         SessionError: the engine refuses the artifact.
     """
     artifact = bundle.manifest.artifact
-    return open_artifact(bundle.read(artifact.path), artifact, artifact.threads if threads is None else threads)
+    return open_artifact(bundle.read_model(), artifact, artifact.threads if threads is None else threads)
 
 
-def open_artifact(model: bytes, artifact: Artifact, threads: int) -> Session:
+def open_artifact(model: ModelContent, artifact: Artifact, threads: int) -> Session:
     """Return a session on an artifact's content; raises as `open_session` does."""
     if artifact.engine not in ENGINES:
         raise SessionError(f"engine {artifact.engine!r} is not known here. Known: {', '.join(ENGINES)}")
     session: Session = import_module(ENGINES[artifact.engine]).open_session(model, artifact, threads)
     return session
+
+
+def check_border(artifact: Artifact, reads: Sequence[Port], gives: Sequence[Port]) -> None:
+    """Return if the engine's graph has the border that the artifact says.
+
+    Raises:
+        SessionError: other names, types, shapes or numbers of tensors.
+    """
+    read, given = ((spec.name, spec.dtype, spec.shape) for spec in (artifact.input, artifact.output))
+    # Engines state the output's shape as loosely as the graph does, so its name and type must do.
+    if list(reads) != [read] or [port[:2] for port in gives] != [given[:2]]:
+        raise SessionError(
+            f"{artifact.path}: has inputs {list(reads)} and outputs {list(gives)}, the manifest says {read} and {given}"
+        )
 
 
 def check_images(images: ImageArray, spec: TensorSpec) -> None:

@@ -110,7 +110,7 @@ def test_this_machine_is_described() -> None:
 
 def test_a_library_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(distribution: str) -> str:
-        if distribution == "onnxruntime":
+        if distribution in {"onnxruntime", "openvino"}:
             raise PackageNotFoundError(distribution)
         return "1.0"
 

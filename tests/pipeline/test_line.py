@@ -17,7 +17,7 @@ from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, st
 from edgetl.records import Latency, Progress
 from edgetl.runtime import Predictor, verify_bundle
 
-STAGES = ["check", "view", "frozen", "tuned", "exported", "quantized", "judged"]
+STAGES = ["check", "view", "frozen", "tuned", "exported", "quantized", "compiled", "judged"]
 Step = Callable[[Plan, Progress, Path], None]
 Fingerprint = Callable[[Path], dict[str, str]]
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from edgetl.errors import BackboneError, BundleError, DataError, RecipeError, TargetError
+from edgetl.errors import BackboneError, BundleError, DataError, MissingError, RecipeError, TargetError
 from edgetl.pipeline import BuildSettings, Plan, make_plan
 from edgetl.records import Quiet
 
-ORDER = ["check", "view", "frozen", "tuned", "exported", "quantized", "judged", "bundle"]
-# Which stages do not depend on the one before them: the float artifact goes round the quantized one.
+ORDER = ["check", "view", "frozen", "tuned", "exported", "quantized", "compiled", "judged", "bundle"]
 Keys = Callable[..., dict[str, str]]
 
 
@@ -93,7 +92,30 @@ def test_a_target_without_int8_has_no_quantized_stage(
     plan_of: Callable[..., Plan], write_target: Callable[..., str]
 ) -> None:
     plan = plan_of(target=write_target(precisions=("fp32",)))
-    assert [stage.name for stage in plan.stages] == ["check", "view", "frozen", "tuned", "exported", "judged"]
+    assert [stage.name for stage in plan.stages] == [
+        "check",
+        "view",
+        "frozen",
+        "tuned",
+        "exported",
+        "compiled",
+        "judged",
+    ]
+
+
+def test_an_engine_that_is_missing_is_said_before_any_work(
+    plan_of: Callable[..., Plan], write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetl.pipeline.plan.find_spec", lambda name: None)
+    message = r"openvino is needed to build for own and is not installed\. Run: pip install 'edgetl\[openvino\]'"
+    with pytest.raises(MissingError, match=message):
+        plan_of(target=write_target(engine="openvino"))
+
+
+def test_another_engine_shares_every_stage_before_its_own(keys_of: Keys, write_target: Callable[..., str]) -> None:
+    pytest.importorskip("openvino", reason="the engine openvino is not installed here")
+    before, after = keys_of(target=write_target()), keys_of(target=write_target(engine="openvino"))
+    assert [name for name in ORDER if before[name] != after[name]] == ["compiled", "judged", "bundle"]
 
 
 def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, tmp_path: Path) -> None:

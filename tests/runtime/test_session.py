@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from edgetl.bundle import Artifact, Bundle
 from edgetl.compile import COMPILERS, compile_graph
 from edgetl.errors import BundleError, MissingError, SessionError
-from edgetl.records import FloatArray, ImageArray, TensorSpec
+from edgetl.records import FloatArray, ImageArray, ModelContent, TensorSpec
 from edgetl.runtime.session import ENGINES, Session, check_images, open_artifact, open_session
 
 SPEC = TensorSpec(name="image", dtype="uint8", shape=(-1, 33, 33, 3))
@@ -42,7 +43,7 @@ def test_what_can_be_compiled_for_can_be_run() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 class TestEveryEngine:
     @pytest.fixture
-    def model(self, engine: str, tiny_core: Any) -> tuple[bytes, Artifact]:
+    def model(self, engine: str, tiny_core: Any) -> tuple[ModelContent, Artifact]:
         try:
             compiled = compile_graph(tiny_core.SerializeToString(), engine)
         except MissingError as error:
@@ -58,7 +59,7 @@ class TestEveryEngine:
         return compiled.content, artifact
 
     @pytest.fixture
-    def session(self, model: tuple[bytes, Artifact]) -> Iterator[Session]:
+    def session(self, model: tuple[ModelContent, Artifact]) -> Iterator[Session]:
         opened = open_artifact(*model, threads=1)
         yield opened
         opened.close()
@@ -114,7 +115,7 @@ class TestEveryEngine:
         with pytest.raises(SessionError, match=message):
             session.run(images)
 
-    def test_a_closed_session_answers_no_more(self, model: tuple[bytes, Artifact]) -> None:
+    def test_a_closed_session_answers_no_more(self, model: tuple[ModelContent, Artifact]) -> None:
         session = open_artifact(*model, threads=1)
         session.close()
         session.close()
@@ -128,7 +129,9 @@ class TestEveryEngine:
             found = list(pool.map(session.run, batches))
         np.testing.assert_array_equal(found, expected)
 
-    def test_two_sessions_in_two_threads_do_not_meet(self, model: tuple[bytes, Artifact], session: Session) -> None:
+    def test_two_sessions_in_two_threads_do_not_meet(
+        self, model: tuple[ModelContent, Artifact], session: Session
+    ) -> None:
         images = draw(3)
         expected = session.run(images)
 
@@ -143,14 +146,14 @@ class TestEveryEngine:
                 np.testing.assert_array_equal(answers, [expected] * 10)
 
     @pytest.mark.parametrize("content", [b"", b"junk", b"\x00" * 1000])
-    def test_a_junk_model_is_refused(self, content: bytes, model: tuple[bytes, Artifact]) -> None:
+    def test_a_junk_model_is_refused(self, content: bytes, model: tuple[ModelContent, Artifact]) -> None:
         with pytest.raises(SessionError, match=r"model\.\w+: .* refuses it: "):
-            open_artifact(content, model[1], threads=1)
+            open_artifact(ModelContent(graph=content), model[1], threads=1)
 
-    def test_half_a_model_is_refused(self, model: tuple[bytes, Artifact]) -> None:
+    def test_half_a_model_is_refused(self, model: tuple[ModelContent, Artifact]) -> None:
         content, artifact = model
         with pytest.raises(SessionError, match=r"model\.\w+: "):
-            open_artifact(content[: len(content) // 2], artifact, threads=1)
+            open_artifact(replace(content, graph=content.graph[: len(content.graph) // 2]), artifact, threads=1)
 
     @pytest.mark.parametrize(
         ("side", "changed"),
@@ -163,7 +166,7 @@ class TestEveryEngine:
         ],
     )
     def test_a_model_of_another_border_than_the_manifests_is_refused(
-        self, side: str, changed: dict[str, Any], model: tuple[bytes, Artifact]
+        self, side: str, changed: dict[str, Any], model: tuple[ModelContent, Artifact]
     ) -> None:
         content, artifact = model
         other = artifact.model_copy(update={side: getattr(artifact, side).model_copy(update=changed)})
@@ -193,7 +196,7 @@ class TestOpenSession:
     def test_an_engine_that_is_not_known_is_named(self, tiny_bundle: Path) -> None:
         artifact = Bundle.open(tiny_bundle).manifest.artifact.model_copy(update={"engine": "abacus"})
         with pytest.raises(SessionError, match=r"engine 'abacus' is not known here\. Known: onnxruntime"):
-            open_artifact(b"", artifact, threads=1)
+            open_artifact(ModelContent(graph=b""), artifact, threads=1)
 
     def test_a_missing_engine_is_named_with_the_command_that_brings_it(
         self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch

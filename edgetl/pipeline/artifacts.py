@@ -1,0 +1,58 @@
+"""Artifacts in a folder: compiled for an engine and written there, measured, and opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgetl.bundle import Artifact, write_file
+from edgetl.compile import compile_graph
+from edgetl.records import ModelContent, Precision
+from edgetl.runtime import Session, open_artifact
+from edgetl.target import EngineProfile
+
+__all__ = ["copy_artifact", "open_written", "size_of", "write_artifact"]
+
+
+def write_artifact(folder: Path, core: bytes, precision: Precision, engine: EngineProfile) -> Artifact:
+    """Return the entry of a core graph's artifact for an engine, after compiling it and writing its files."""
+    made = compile_graph(core, engine.name)
+    artifact = Artifact(
+        path=f"{precision}{made.suffix}", weights=f"{precision}{made.weights_suffix}" if made.weights_suffix else None,
+        engine=engine.name, precision=precision, threads=engine.threads, input=made.input, output=made.output,
+    )  # fmt: skip
+    _write(folder, artifact, made.content)
+    return artifact
+
+
+def copy_artifact(source: Path, artifact: Artifact, folder: Path, stem: str) -> Artifact:
+    """Return the artifact's entry under another name, after copying its files into `folder`."""
+    renamed = artifact.model_copy(
+        update={
+            "path": stem + Path(artifact.path).suffix,
+            "weights": stem + Path(artifact.weights).suffix if artifact.weights else None,
+        }
+    )
+    _write(folder, renamed, _read(source, artifact))
+    return renamed
+
+
+def open_written(folder: Path, artifact: Artifact) -> Session:
+    """Return a session on an artifact in a folder, as the target's engine will run it."""
+    return open_artifact(_read(folder, artifact), artifact, artifact.threads)
+
+
+def size_of(folder: Path, artifact: Artifact) -> int:
+    """Return the bytes of an artifact's files."""
+    content = _read(folder, artifact)
+    return len(content.graph) + len(content.weights or b"")
+
+
+def _read(folder: Path, artifact: Artifact) -> ModelContent:
+    weights = (folder / artifact.weights).read_bytes() if artifact.weights else None
+    return ModelContent(graph=(folder / artifact.path).read_bytes(), weights=weights)
+
+
+def _write(folder: Path, artifact: Artifact, content: ModelContent) -> None:
+    write_file(folder / artifact.path, content.graph)
+    if artifact.weights is not None and content.weights is not None:
+        write_file(folder / artifact.weights, content.weights)

@@ -1,0 +1,57 @@
+"""Tests of a build for every engine but the one that the other tests build for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl.bundle import Bundle
+from edgetl.pipeline import BuildReport, BuildSettings, build
+from edgetl.runtime import ENGINES, Predictor, verify_bundle
+
+SHARED = ["check", "view", "frozen", "tuned", "exported", "quantized"]
+
+
+@pytest.fixture(params=sorted(set(ENGINES) - {"onnxruntime"}))
+def engine(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(request.param, reason=f"the engine {request.param} is not installed here")
+    return str(request.param)
+
+
+@pytest.fixture
+def other(engine: str, built: Bundle, settings: BuildSettings, write_target: Callable[..., str], lines: Any) -> Bundle:
+    """Return the small build's bundle for another engine, made after the one for ONNX Runtime."""
+    target = write_target(engine=engine, accuracy_drop_points=100)
+    return build(settings.model_copy(update={"target": target}), lines)
+
+
+def test_every_stage_before_the_engines_own_is_shared(other: Bundle, lines: Any) -> None:
+    done = [line.partition(":")[0] for line in lines.said if line.endswith("already done")]
+    assert done[: len(SHARED)] == SHARED
+
+
+def test_the_bundle_says_its_engine_and_verifies(other: Bundle, engine: str) -> None:
+    verified = verify_bundle(other.folder)
+    assert (verified.engine, verified.precision) == (engine, other.manifest.artifact.precision)
+    assert verified.golden is not None
+    assert verified.golden.top1_agreement == 1.0
+    assert f"pip install 'edgetl[{engine}]'" in other.read("README.md").decode()
+
+
+def test_the_float_artifact_was_proved_on_the_engine(other: Bundle) -> None:
+    report = BuildReport.model_validate_json(other.read("report.json"))
+    assert report.parity.max_relative_error <= 1e-3
+    assert [each.precision for each in report.judged.measured] == ["fp32", "int8"]
+
+
+def test_it_answers_as_the_bundle_for_onnx_runtime(other: Bundle, built: Bundle, colours: Path) -> None:
+    photos = sorted(colours.rglob("*.png"))
+    with Predictor.open(other.folder) as one, Predictor.open(built.folder) as reference:
+        same = [
+            a.label == b.label for a, b in zip(one.predict_batch(photos), reference.predict_batch(photos), strict=True)
+        ]
+    assert np.mean(same) >= 0.95

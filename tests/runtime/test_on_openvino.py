@@ -1,0 +1,55 @@
+"""Tests of edgetl/runtime/on_openvino.py: what the suite for every engine does not ask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetl.compile import compile_graph
+from edgetl.errors import MissingError
+from edgetl.runtime import on_openvino
+
+pytest.importorskip("openvino", reason="the engine openvino is not installed here")
+
+# Two sessions, closed in the order they were opened; then a signal whose handler runs on the thread's signal stack.
+SCRIPT = """
+import faulthandler, gc, pathlib, signal, subprocess, sys
+from edgetl.bundle import Artifact
+from edgetl.records import ModelContent, TensorSpec
+from edgetl.runtime import open_artifact
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda number, frame: None)
+folder = pathlib.Path(sys.argv[1])
+content = ModelContent(graph=(folder / "m.xml").read_bytes(), weights=(folder / "m.bin").read_bytes())
+artifact = Artifact(
+    path="m.xml", weights="m.bin", engine="openvino", precision="fp32", threads=1,
+    input=TensorSpec(name="image", dtype="uint8", shape=(-1, 33, 33, 3)),
+    output=TensorSpec(name="logits", dtype="float32", shape=(-1, 3)),
+)
+sessions = [open_artifact(content, artifact, threads=1) for _ in range(3)]
+while sessions:
+    sessions.pop(0).close()
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+print("alive")
+"""
+
+
+def test_a_process_outlives_its_sessions_when_a_child_ends(tiny_core: Any, tmp_path: Path) -> None:
+    content = compile_graph(tiny_core.SerializeToString(), "openvino").content
+    assert content.weights is not None
+    (tmp_path / "m.xml").write_bytes(content.graph)
+    (tmp_path / "m.bin").write_bytes(content.weights)
+    ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr
+
+
+def test_a_missing_engine_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    message = r"openvino is needed to run this bundle .* Run: pip install 'edgetl\[openvino\]'"
+    with pytest.raises(MissingError, match=message):
+        on_openvino._core.__wrapped__()
