@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from recording import save_result, spread
+from recording import save_ratios
 
 from edgetl.bench import interleave
 from edgetl.data import load_image
@@ -56,7 +55,7 @@ def main() -> None:
     pairs = {
         "float_over_int8": ((float_, int8), (image, image)),
         "float_face_over_bare": ((float_, plan.exported.folder / "core.onnx"), (image, planes)),
-        "int8_face_over_bare": ((int8, plan.quantized.folder / "core.onnx"), (image, planes)),
+        "int8_face_over_bare": ((int8, plan.quantized.folder / "int8.onnx"), (image, planes)),
     }
     ratios: dict[str, list[float]] = {}
     samples: dict[str, list[tuple[float, float]]] = {}
@@ -67,18 +66,7 @@ def main() -> None:
                 first, second = compare(graphs, images, threads)
                 ratios.setdefault(key, []).append(first.p50_ms / second.p50_ms)
                 samples.setdefault(key, []).extend(zip(first.samples_ms, second.samples_ms, strict=True))
-    save_result(
-        "int8_speed",
-        {
-            "backbone": plan.settings.backbone,
-            "image_side": how.side,
-            "ratios_of_p50": {key: spread(each) for key, each in ratios.items()},
-            "p50_ms": {
-                key: [statistics.median(one) for one in zip(*each, strict=True)] for key, each in samples.items()
-            },
-            "samples": {"ratios_of_p50": ratios, "pairs_ms": samples},
-        },
-    )
+    save_ratios("int8_speed", ratios, samples, backbone=plan.settings.backbone, image_side=how.side)
 
 
 if __name__ == "__main__":

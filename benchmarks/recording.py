@@ -11,7 +11,7 @@ from typing import Any
 
 from edgetl.bench import describe_machine
 
-__all__ = ["assets", "save_result", "spread"]
+__all__ = ["assets", "save_ratios", "save_result", "spread"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,6 +32,23 @@ def save_result(name: str, figures: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps({key: value for key, value in figures.items() if key != "samples"}, indent=2))
+
+
+def save_ratios(
+    name: str, ratios: dict[str, list[float]], pairs_ms: dict[str, list[tuple[float, float]]], **figures: Any
+) -> None:
+    """Write what pairs of sessions took: the ratio of each pair's medians, and every sample in milliseconds."""
+    save_result(
+        name,
+        {
+            **figures,
+            "ratios_of_p50": {key: spread(each) for key, each in ratios.items()},
+            "p50_ms": {
+                key: [statistics.median(one) for one in zip(*each, strict=True)] for key, each in pairs_ms.items()
+            },
+            "samples": {"ratios_of_p50": ratios, "pairs_ms": pairs_ms},
+        },
+    )
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -9,7 +9,6 @@ is opened anew several times and timed in turn; the median of the ratios counts.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recording import save_result, spread
+from recording import save_ratios
 
 from edgetl.bench import interleave
 from edgetl.bundle import Bundle
@@ -76,16 +75,7 @@ def main() -> None:
                 timed = interleave(calls, ROUNDS, PER_ROUND)
             ratios.setdefault(key, []).append(timed["session"].p50_ms / timed["bare"].p50_ms)
             samples.setdefault(key, []).extend(zip(timed["session"].samples_ms, timed["bare"].samples_ms, strict=True))
-    save_result(
-        "session_overhead",
-        {
-            "ratios_of_p50": {key: spread(each) for key, each in ratios.items()},
-            "p50_ms": {
-                key: [statistics.median(one) for one in zip(*each, strict=True)] for key, each in samples.items()
-            },
-            "samples": {"ratios_of_p50": ratios, "pairs_ms": samples},
-        },
-    )
+    save_ratios("session_overhead", ratios, samples)
 
 
 if __name__ == "__main__":
