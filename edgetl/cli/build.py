@@ -133,9 +133,10 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
     )
     for each in judged.measured:
         mark = "  <- ships" if each.precision == summary.precision else ""
+        measured = "not measured" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
         out.print(
-            f"{each.precision:12}  {100 * each.accuracy:6.2f} %   p50 {_milliseconds(each.p50_ms):>10}   "
-            f"{each.size_bytes / 1e6:6.2f} MB{mark}"
+            f"{each.precision:10} held out {100 * each.held_out_accuracy:6.2f} %   {accuracy.split} {measured:>8}   "
+            f"p50 {_milliseconds(each.p50_ms):>10}   {each.size_bytes / 1e6:6.2f} MB{mark}"
         )
     out.print(f"{judged.verdict.reason}.")
     seconds = summary.seconds

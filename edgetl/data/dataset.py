@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from edgetl.errors import SettingsError
+import numpy as np
 
-__all__ = ["SPLITS", "Dataset", "Item", "Split", "balanced", "hold_out"]
+from edgetl.errors import SettingsError
+from edgetl.records import IntArray
+
+__all__ = ["SPLITS", "Dataset", "Item", "Split", "balanced", "hold_out", "labels_of"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -103,6 +106,11 @@ def balanced(items: Iterable[Item], count: int, seed: int) -> tuple[Item, ...]:
         ranked.append((turns[item.label], item.label, item))
         turns[item.label] += 1
     return tuple(item for _, _, item in sorted(ranked, key=lambda row: row[:2])[:count])
+
+
+def labels_of(items: Iterable[Item]) -> IntArray:
+    """Return the items' classes, int64 of shape (items,)."""
+    return np.array([item.label for item in items], dtype=np.int64)
 
 
 def _choose(members: list[Item], share: float, seed: int) -> frozenset[Item]:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from edgetl.backbones import freeze, unfreeze
-from edgetl.data import Item, image_batches
+from edgetl.data import Item, image_batches, labels_of
 from edgetl.errors import TrainingError
 from edgetl.finetune.augment import AugmentedPhotos, EpochOrder
 from edgetl.finetune.device import as_input, autocast, normalise
@@ -208,7 +208,7 @@ def _judge(classifier: Classifier, held: Sequence[Item], how: Preprocess, bench:
         _DivergenceError: the held-out loss is not finite; the last step of an epoch is seen only here.
     """
     logits = classifier_logits(classifier, held, how, bench)
-    labels = np.array([item.label for item in held])
+    labels = labels_of(held)
     loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
     if not math.isfinite(loss):
         raise _DivergenceError(f"the held-out loss became {loss} in epoch {trained.epoch}")

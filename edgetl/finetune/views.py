@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from edgetl.backbones import Backbone
-from edgetl.data import Item, hold_out
+from edgetl.data import Item, hold_out, labels_of
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.head import cross_validated
 from edgetl.finetune.workbench import Workbench
@@ -44,14 +44,14 @@ def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed
     sample = tuple(items)
     if len(sample) > SAMPLE:
         _, sample = hold_out(sample, SAMPLE / len(sample), seed)
-    counts = np.bincount([item.label for item in sample], minlength=len(bench.dataset.labels))
+    counts = np.bincount(labels_of(sample), minlength=len(bench.dataset.labels))
     # A class of one photo cannot be on both sides of a fold.
     sample = tuple(item for item in sample if counts[item.label] >= 2)
     candidates: tuple[Fit, ...] = (fit,) if fit else get_args(Fit)
     if len({item.label for item in sample}) < 2:
         bench.progress.say(f"too few training photos to choose how they are seen: {candidates[0]}, not mirrored")
         return ViewChoice(fit=candidates[0], mirror=False, fit_accuracy={}, mirrored_accuracy=None)
-    labels = np.array([item.label for item in sample])
+    labels = labels_of(sample)
     features = {
         one: extract_features(backbone, sample, backbone.preprocess.model_copy(update={"fit": one}), bench)
         for one in candidates

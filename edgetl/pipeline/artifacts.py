@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgetl.bundle import Artifact, write_file
 from edgetl.compile import ModelInfo, compile_graph
+from edgetl.compile.typed import in_float32
 from edgetl.errors import MissingError
 from edgetl.records import Execution, ModelContent, Precision
 from edgetl.runtime import PLANNED, Session, open_artifact, open_reference
@@ -59,7 +60,8 @@ def open_here(folder: Path, artifact: Artifact) -> Session:
         return open_written(folder, artifact)
     except MissingError:
         if artifact.engine == PLANNED:
-            return open_reference(_read(folder, artifact), artifact)
+            graph = in_float32(_read(folder, artifact).graph)
+            return open_reference(ModelContent(graph=graph), artifact)
         return open_written(folder, artifact.model_copy(update={"execution": Execution()}))
 
 

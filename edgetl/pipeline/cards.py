@@ -27,9 +27,10 @@ as edgetl does, and says its labels to OpenVINO Model API (`pip install openvino
 def model_card(plan: Plan, report: BuildReport, artifacts: Sequence[Artifact]) -> str:
     """Return the bundle's README: what it is, how good, how it was made, how to run it."""
     judged, accuracy, artifact = report.judged, report.accuracy, artifacts[0]
-    low, high = judged.of(artifact.precision).accuracy_interval
+    low, high = judged.unseen_of(artifact.precision).accuracy_interval
     rows = "\n".join(
-        f"| {each.precision} | {100 * each.accuracy:.1f} % | {_milliseconds(each.p50_ms)} | {each.size_bytes:,} |"
+        f"| {each.precision} | {_percent(each.held_out_accuracy)} | {_percent(each.accuracy)} | "
+        f"{_milliseconds(each.p50_ms)} | {each.size_bytes:,} |"
         for each in judged.measured
     )
     name = plan.settings.out.resolve().name
@@ -40,11 +41,11 @@ Tells {len(report.labels)} classes apart: {", ".join(report.labels)}.
 Made by edgetl for the target `{report.target}` ({plan.target.description}) from `{report.backbone}`
 ({plan.weights.record.source}; licence of the weights: {plan.weights.record.licence}).
 
-| precision | accuracy on {accuracy.split} | latency p50 | bytes |
-|---|---|---|---|
+| precision | accuracy, held out | accuracy on {accuracy.split} | latency p50 | bytes |
+|---|---|---|---|---|
 {rows}
 
-**Ships {artifact.precision}.** {judged.verdict.reason}.
+Only float and what ships were measured on {accuracy.split}. **Ships {artifact.precision}.** {judged.verdict.reason}.
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
   chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
@@ -128,6 +129,10 @@ def _trtexec(artifact: Artifact, architecture: str) -> str:
         "--useCudaGraph --noDataTransfers --useSpinWait",
     ]
     return " \\\n  ".join([command, *flags])
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f} %"
 
 
 def _milliseconds(value: float | None) -> str:

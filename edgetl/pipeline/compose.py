@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,11 +17,9 @@ from edgetl.finetune import ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, tolerance
 from edgetl.pipeline.cards import model_card, on_device
 from edgetl.pipeline.plan import Plan
-from edgetl.pipeline.results import BuildReport, CompiledStage, Exported, Frozen, Judged, Quantized, Seconds, Tuned
+from edgetl.pipeline.results import BuildReport, Calibrated, CompiledStage, Exported, Frozen, Judged, Seconds, Tuned
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import allowed_drop
-from edgetl.records import Precision
 from edgetl.runtime import PLANNED, expect, write_golden
 
 __all__ = ["compose"]
@@ -49,13 +47,14 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
     )
     write_file(folder / "labels.txt", "".join(f"{label}\n" for label in plan.usable.labels))
     frozen, tuned = plan.frozen.read("frozen", Frozen), plan.tuned.read("tuned", Tuned)
+    calibrated = plan.calibrated.read("calibrated", Calibrated) if plan.lower_precisions else None
     train, held, unseen = plan.parts
     accuracy = Accuracies(
         split="test" if plan.usable.evaluation == "test" else "val",
         images=len(unseen),
         frozen=frozen.accuracy,
-        float=judged.of("fp32").accuracy,
-        shipped=judged.of(shipped).accuracy,
+        float=judged.unseen_of("fp32").accuracy,
+        shipped=judged.unseen_of(shipped).accuracy,
     )
     report = BuildReport(
         backbone=settings.backbone,
@@ -69,8 +68,8 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         tuned=tuned,
         exporter=how.exporter,
         parity=made.parity,
-        recipe=plan.recipe.name if plan.quantized else None,
-        calibration_images=plan.quantized.read("quantized", Quantized).calibration_images if plan.quantized else 0,
+        recipe=plan.recipe.name if calibrated else None,
+        calibration_images=calibrated.images if calibrated else 0,
         accuracy=accuracy,
         judged=judged,
         seconds=Seconds(frozen=frozen.seconds, tune=tuned.seconds, total=time.perf_counter() - started),
@@ -109,25 +108,13 @@ def _command(settings: BuildSettings) -> str:
     return " ".join(["edgetl build", *flags])
 
 
-def _shipped(plan: Plan, judged: Judged) -> list[tuple[Artifact, str]]:
-    """Return the artifacts that ship, in the order in which a device tries them, each with its name in the bundle."""
-    made, precision = plan.compiled.read("compiled", CompiledStage), judged.verdict.precision
-    first = plan.as_run(made.of(precision))
-    if first.engine != PLANNED:
-        return [(first, "model")]
-    # What the device can build is known on the device only, so what else is inside the budget goes with it.
-    allowed = plan.target.engine.precisions
-    spares = [
-        plan.as_run(made.of(each))
-        for each in allowed[allowed.index(precision) + 1 :]
-        if _drop_points(judged, each) <= allowed_drop(plan.target.budget.accuracy_drop_points, len(plan.parts[1]))
-    ]
-    return [(first, "model"), *((each, f"model-{each.precision}") for each in spares), (made.of("fp32"), "fallback")]
-
-
-def _drop_points(judged: Judged, precision: Precision) -> float:
-    """Return the percentage points that a precision loses on the held-out photos."""
-    return 100 * (judged.of("fp32").held_out_accuracy - judged.of(precision).held_out_accuracy)
+def _shipped(plan: Plan, judged: Judged) -> Iterator[tuple[Artifact, str]]:
+    """Yield the artifacts that ship, in the order in which a device tries them, each with its name in the bundle."""
+    made = plan.compiled.read("compiled", CompiledStage)
+    first, *rest = (plan.as_run(made.of(precision)) for precision in judged.ships)
+    yield first, "model"
+    for artifact in rest:
+        yield artifact, f"model-{artifact.precision}" if artifact.engine == first.engine else "fallback"
 
 
 def _golden(plan: Plan, folder: Path, artifacts: Sequence[Artifact]) -> Golden | None:

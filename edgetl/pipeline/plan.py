@@ -19,16 +19,16 @@ from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
-from edgetl.quantize import check_recipe
 from edgetl.recipe import CalibrationRecipe, load_recipe
 from edgetl.records import Precision, Preprocess, Progress
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
 
-__all__ = ["REFERENCE", "Plan", "make_plan", "make_plans"]
+__all__ = ["BATCH", "REFERENCE", "Plan", "make_plan", "make_plans"]
 
 # What the export stage is proved on, and what stands in where the target's engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
-
+# Photos that go through a graph at once.
+BATCH = 16
 # Share of the training photos that every choice is made on.
 HELD_OUT = 0.1
 # Photos that parity is measured on, at the most.
@@ -55,7 +55,9 @@ class Plan:
     frozen: Stage
     tuned: Stage
     exported: Stage
-    quantized: Stage | None
+    reference: Stage
+    calibrated: Stage
+    quantized: Stage
     compiled: Stage
     answered: Stage
     judged: Stage
@@ -65,10 +67,11 @@ class Plan:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that leave something in the cache, in order."""
         every = (
-            self.check, self.view, self.frozen, self.tuned, self.exported, self.quantized, self.compiled, self.answered,
-            self.judged,
+            self.check, self.view, self.frozen, self.tuned, self.exported, self.reference, self.calibrated,
+            self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
-        return tuple(stage for stage in every if stage is not None)
+        idle = () if self.lower_precisions else (self.calibrated, self.quantized, self.answered)
+        return tuple(stage for stage in every if stage not in idle)
 
     @property
     def lower_precisions(self) -> tuple[Precision, ...]:
@@ -139,6 +142,11 @@ class Plan:
         return rest, held, self.usable.of(self.usable.evaluation)
 
     @property
+    def core(self) -> Path:
+        """The file of the float core graph, once the export stage is done."""
+        return self.exported.folder / "core.onnx"
+
+    @property
     def faced(self) -> Preprocess:
         """The preprocessing of the exported graph, once the export stage is done: with the border that it asks for."""
         return self.exported.read("exported", Exported).preprocess
@@ -172,8 +180,6 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
     first = builds[0]
     targets = [_load_target(settings) for settings in builds]
     recipe = load_recipe(first.recipe)
-    for target in targets:
-        check_recipe(target.engine.name, recipe)
     weights = choose_weights(first.backbone, first.weights, first.seed)
     device = pick_device(first.device)
     dataset = read_dataset(first.data, first.seed, progress)
@@ -223,20 +229,19 @@ def _make_plan(
     frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
     exported = Stage.of("exported", ("export", "compile"), tuned, tools)
-    quantized = None
-    if lower_precisions(target):
-        quantized = Stage.of(
-            "quantized", ("quantize",), exported, recipe.model_dump(), quantizers, lower_precisions(target)
-        )
-    compiled = Stage.of("compiled", (), exported, quantized, engine.name, engine.device, engines)
     machine = describe_machine().model_dump(exclude={"load_1min"})
+    reference = Stage.of("reference", ("bench",), exported, machine)
+    calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
+    quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))
+    graphs = quantized if lower_precisions(target) else exported
+    compiled = Stage.of("compiled", (), graphs, engine.name, engine.device, engines)
     answered = Stage.of("answered", ("bench",), compiled, machine)
-    judged = Stage.of("judged", ("quantize",), answered, target.model_dump())
+    judged = Stage.of("judged", ("quantize",), reference, answered, target.model_dump())
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
-        view=view, frozen=frozen, tuned=tuned, exported=exported, quantized=quantized, compiled=compiled,
-        answered=answered, judged=judged, bundle=bundle,
+        view=view, frozen=frozen, tuned=tuned, exported=exported, reference=reference, calibrated=calibrated,
+        quantized=quantized, compiled=compiled, answered=answered, judged=judged, bundle=bundle,
     )  # fmt: skip
 
 

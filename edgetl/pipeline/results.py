@@ -6,21 +6,23 @@ from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Artifact, Parity
 from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
-from edgetl.quantize import Verdict
+from edgetl.quantize import Ranges, Verdict
 from edgetl.records import Latency, Precision, Preprocess, Record
 
 __all__ = [
     "Answered",
     "BuildReport",
+    "Calibrated",
     "CompiledStage",
     "Exported",
     "Frozen",
     "Judged",
     "Measured",
-    "Quantized",
+    "Reference",
     "Seconds",
     "Summary",
     "Tuned",
+    "Unseen",
 ]
 
 
@@ -47,10 +49,17 @@ class Exported(Record):
     preprocess: Preprocess
 
 
-class Quantized(Record):
-    """The quantization stage: how many photos calibrated the INT8 core graph."""
+class Reference(Record):
+    """The reference stage: the engine and the device that answered for the float core graph."""
 
-    calibration_images: int
+    by: str
+
+
+class Calibrated(Record):
+    """The calibration stage: how many photos were looked at, and the range of each activation by its name."""
+
+    images: int
+    ranges: Ranges
 
 
 class CompiledStage(Record):
@@ -65,16 +74,27 @@ class CompiledStage(Record):
 
 
 class Answered(Record):
-    """The answering stage: by precision, the engine and the device that answered for every photo."""
+    """The answering stage: by precision, the engine and the device that answered for the held-out photos."""
 
     by: dict[Precision, str]
 
 
+class Unseen(Record):
+    """What the answers for the evaluation split come to: photos that nothing was chosen by."""
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    macro_f1: float
+    confusion: tuple[tuple[int, ...], ...]
+
+
 class Measured(Record):
-    """One artifact as measured here; all but the first accuracy on images that nothing was chosen by.
+    """One artifact as measured here.
 
     `answered_by` is the engine that computed the answers: where the artifact's own was not here, another on the same
-    graph. `latency` is None where this machine is not of the device's kind.
+    graph. `latency` is None where this machine is not of the device's kind; `unseen` where the artifact does not ship,
+    for the evaluation split measures float and what ships. `parity` is with the float graph's answers or, of the float
+    artifact, with the trained network's.
     """
 
     precision: Precision
@@ -82,10 +102,7 @@ class Measured(Record):
     size_bytes: int
     latency: Latency | None
     held_out_accuracy: float
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    macro_f1: float
-    confusion: tuple[tuple[int, ...], ...]
+    unseen: Unseen | None
     parity: Parity
 
     @property
@@ -93,18 +110,39 @@ class Measured(Record):
         """The median latency, None where it was not measured."""
         return self.latency.p50_ms if self.latency else None
 
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy on the evaluation split, None where it was not measured."""
+        return self.unseen.accuracy if self.unseen else None
+
 
 class Judged(Record):
-    """The measuring stage: every artifact's figures, and which ships."""
+    """The measuring stage: every artifact's figures, float's first, and which ships.
+
+    `ships` lists the precisions in the order in which a device tries them: one, but for an engine that makes its plan
+    on the device.
+    """
 
     verdict: Verdict
+    ships: tuple[Precision, ...]
     measured: tuple[Measured, ...]
     missed: tuple[str, ...]
     machine: Machine
 
     def of(self, precision: Precision) -> Measured:
-        """Return the figures of one precision; float's where another was not built."""
-        return next((each for each in self.measured if each.precision == precision), self.measured[0])
+        """Return the figures of one precision."""
+        return next(each for each in self.measured if each.precision == precision)
+
+    def unseen_of(self, precision: Precision) -> Unseen:
+        """Return what one precision came to on the evaluation split.
+
+        Raises:
+            LookupError: it does not ship, so it was not measured there.
+        """
+        unseen = self.of(precision).unseen
+        if unseen is None:
+            raise LookupError(f"{precision} does not ship: it was not measured on the evaluation split")
+        return unseen
 
 
 class Seconds(Record):

@@ -6,52 +6,54 @@ point 0), wants Q/DQ where ModelOpt places them, and wants scales in the type of
 
 from __future__ import annotations
 
-import logging
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+from onnx import numpy_helper
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader
 
 from edgetl.errors import CalibrationError, missing_library
-from edgetl.recipe import CalibrationRecipe
+from edgetl.quantize.quiet import quiet_tools
+from edgetl.quantize.ranges import Ranges, feed_of
 from edgetl.records import FloatArray, ImageArray, Precision
 
-__all__ = ["METHODS", "type_graph"]
+__all__ = ["type_graph"]
 
-# The recipe's method -> ModelOpt's.
-METHODS = {"minmax": "max", "entropy": "entropy"}
 # What TensorRT 10.3 of JetPack 6 parses.
 OPSET = 19
 # A layer that sees larger values stays in float32: a tenth of float16's largest leaves room for other photos.
 MOST = 6550.0
+# The largest INT8 value.
+TOP = 127
+# float16's smallest normal number: a smaller scale would become 0, which TensorRT refuses.
+LEAST_SCALE = 2.0**-14
 
 
 def type_graph(
-    model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: CalibrationRecipe, precisions: Sequence[Precision]
+    model: onnx.ModelProto, ranges: Ranges, images: ImageArray, precisions: Sequence[Precision]
 ) -> dict[Precision, onnx.ModelProto]:
     """Return the typed graphs of a float core graph, by precision; their inputs and outputs stay float32.
 
     Args:
         model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
-        batches: calibration images, uint8 of shape (images, height, width, 3); read once, and only for INT8.
-        recipe: its method, one of `METHODS`; the rest is TensorRT's to say.
+        ranges: of its activations, as `calibrate` finds them.
+        images: some of those that it was calibrated with, uint8 of shape (images, height, width, 3): ModelOpt looks at
+            the shapes that they give, and for what is too large for float16.
         precisions: of `int8` (the rest in float32), `int8+fp16` and `fp16`.
 
     Raises:
-        CalibrationError: no image came, or the network answers with what is not finite.
+        CalibrationError: ModelOpt quantizes an activation that has no range.
         MissingError: ModelOpt is not installed.
     """
     typed: dict[Precision, onnx.ModelProto] = {}
-    reader = _Reader(model, batches)
-    with tempfile.TemporaryDirectory() as folder, _quiet_tools(), _untouched_tools():
+    feed = feed_of(model, images)
+    with tempfile.TemporaryDirectory() as folder, quiet_tools(), _untouched_tools():
         try:
             from modelopt.onnx.autocast import convert_to_mixed_precision
             from modelopt.onnx.autocast.convert import convert_to_f16
@@ -60,13 +62,14 @@ def type_graph(
         source = Path(folder) / "core.onnx"
         onnx.save(model, source)
         if {"int8", "int8+fp16"} & set(precisions):
-            typed["int8"] = _quantize(source, reader, METHODS[recipe.method])
+            typed["int8"] = _place_pairs(source, feed)
+            _set_scales(typed["int8"].graph, ranges)
         if "int8+fp16" in precisions:
             typed["int8+fp16"] = convert_to_f16(onnx.ModelProto.FromString(typed["int8"].SerializeToString()))
         if "fp16" in precisions:
             # Without photos it would look at what noise gives, and leave most layers in float32.
             photos = source.with_name("photos.npz")
-            np.savez(photos, **reader.get_first())  # type: ignore[arg-type]  # numpy types its one option only
+            np.savez(photos, **feed)  # type: ignore[arg-type]  # numpy types its one option only
             typed["fp16"] = convert_to_mixed_precision(
                 str(source), data_max=MOST, keep_io_types=True, calibration_data=str(photos)
             )
@@ -75,15 +78,16 @@ def type_graph(
     return {precision: typed[precision] for precision in precisions}
 
 
-def _quantize(source: Path, reader: _Reader, method: str) -> onnx.ModelProto:
+def _place_pairs(source: Path, feed: dict[str, FloatArray]) -> onnx.ModelProto:
+    """Return the graph with Q/DQ pairs where ModelOpt wants them; the scales of activations are those of one feed."""
     from modelopt.onnx.quantization import quantize
 
     made = source.with_name("int8.onnx")
     quantize(
         str(source),
         quantize_mode="int8",
-        calibration_data_reader=reader,
-        calibration_method=method,
+        calibration_data_reader=_OneFeed(feed),
+        calibration_method="max",
         calibration_eps=["cpu"],
         high_precision_dtype="fp32",
         opset=OPSET,
@@ -93,51 +97,49 @@ def _quantize(source: Path, reader: _Reader, method: str) -> onnx.ModelProto:
     return onnx.load(made)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
-    """Feeds calibration images batch by batch, in the form that ModelOpt asks for."""
+def _set_scales(graph: onnx.GraphProto, ranges: Ranges) -> None:
+    """Give each quantized activation the scale that holds its range: symmetric, so by its largest magnitude."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in stored]
+    unknown = [pair.input[0] for pair in pairs if pair.input[0] not in ranges]
+    if unknown:
+        raise CalibrationError(f"ModelOpt quantizes {', '.join(unknown)}, whose range calibration did not find")
+    scales = {pair.input[1]: max(LEAST_SCALE, max(map(abs, ranges[pair.input[0]])) / TOP) for pair in pairs}
+    for group in _concatenated(graph, pairs):
+        scales.update(dict.fromkeys(group, max(scales[name] for name in group)))
+    for name, scale in scales.items():
+        stored[name].CopyFrom(numpy_helper.from_array(np.array(scale, dtype=np.float32), name))
 
-    def __init__(self, model: onnx.ModelProto, batches: Iterable[ImageArray]) -> None:
-        self._name = model.graph.input[0].name
-        self._batches = iter(batches)
-        first = self._read()
-        if first is None:
-            raise CalibrationError("no image came to calibrate with")
-        # The tools take NaN for a small number.
-        network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        if not all(np.isfinite(output).all() for output in network.run(None, first)):
-            raise CalibrationError(
-                "the network's answers for the first calibration images are not finite, so its activations have no "
-                "range. Is a weight NaN or far too large?"
-            )
-        self._first, self._waiting = first, True
+
+def _concatenated(graph: onnx.GraphProto, pairs: Sequence[onnx.NodeProto]) -> Iterator[list[str]]:
+    """Yield the scales of what each quantized Concat joins and gives: where they are one, as ModelOpt too wants them,
+    TensorRT joins INT8 as it stands. A Concat that feeds another comes before it and, so that both agree, after it."""
+    by_tensor = {pair.input[0]: pair.input[1] for pair in pairs}
+    # What a DequantizeLinear gives -> the scale it was quantized with.
+    back = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
+    groups = []
+    for node in graph.node:
+        if node.op_type == "Concat" and node.output[0] in by_tensor:
+            joined = [back[name] for name in node.input if name in back]
+            groups.append(list(dict.fromkeys([*joined, by_tensor[node.output[0]]])))
+    yield from groups
+    yield from reversed(groups)
+
+
+class _OneFeed(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
+    """Gives one feed, in the form that ModelOpt asks for."""
+
+    def __init__(self, feed: dict[str, FloatArray]) -> None:
+        self._feed = feed
+        self._feeds = iter([feed])
 
     def get_first(self) -> dict[str, FloatArray]:
-        """Return the first feed, which comes again: ModelOpt looks at the shapes that it gives."""
-        return self._first
+        """Return the feed, which comes again: ModelOpt looks at the shapes that it gives."""
+        return self._feed
 
     def get_next(self) -> dict[str, FloatArray] | None:
-        """Return one more feed, or None after the last."""
-        if self._waiting:
-            self._waiting = False
-            return self._first
-        return self._read()
-
-    def _read(self) -> dict[str, FloatArray] | None:
-        images = next(self._batches, None)
-        if images is None:
-            return None
-        return {self._name: np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)}
-
-
-@contextmanager
-def _quiet_tools() -> Iterator[None]:
-    """Keep the tools' progress, and their regret that there is no GPU, from the user."""
-    level: Any = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(level)
+        """Return the feed, then None."""
+        return next(self._feeds, None)
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from PIL import Image
 from edgetl.bundle import Bundle
 
 Run = Callable[..., Any]
-STAGES = ["check", "view", "frozen", "tuned", "exported", "quantized", "compiled", "answered", "judged"]
+STAGES = [
+    "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
+    "judged",
+]  # fmt: skip
 
 
 def flags(settings: dict[str, Any], **changed: Any) -> list[str]:
@@ -109,7 +112,7 @@ class TestDryRun:
     ) -> None:
         ran = edgetl("build", *flags(small_build, epochs=9), "--out", tmp_path / "out", "--dry-run")
         assert [line.split(maxsplit=2)[2] for line in ran.out.splitlines() if line.startswith("stage")] == [
-            *["done"] * 3, *["to do"] * 6
+            *["done"] * 3, *["to do"] * 8
         ]  # fmt: skip
 
     def test_it_writes_nothing(

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import compile_graph
 from edgetl.errors import ExportError, MissingError, TargetError
-from edgetl.quantize import quantize_graph
+from edgetl.quantize import calibrate
+from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import load_recipe
 from edgetl.records import FloatArray, ImageArray, TensorSpec
 
@@ -125,7 +126,7 @@ def shares(images: ImageArray) -> FloatArray:
 
 def quantized(model: onnx.ModelProto, reduce_range: bool = False) -> onnx.ModelProto:
     recipe = load_recipe("minmax").model_copy(update={"reduce_range": reduce_range})
-    return quantize_graph(model, [draw(8, seed) for seed in range(4)], recipe)
+    return quantize_graph(model, calibrate(model, [draw(8, seed) for seed in range(4)], recipe), recipe)
 
 
 def assert_same(found: FloatArray, expected: FloatArray) -> None:

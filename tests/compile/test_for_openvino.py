@@ -67,11 +67,12 @@ def draw(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def cores() -> dict[str, bytes]:
     """Return the serialized core graphs by precision."""
-    quantize = pytest.importorskip("edgetl.quantize", reason="onnxruntime's tools quantize the graph")
+    ranges = pytest.importorskip("edgetl.quantize.ranges", reason="onnxruntime's tools quantize the graph")
+    by_onnxruntime = pytest.importorskip("edgetl.quantize.by_onnxruntime")
     model = network()
     photos = [np.stack([draw(SIDE, SIDE, 10 * batch + one) for one in range(8)]) for batch in range(4)]
     recipe = load_recipe("minmax").model_copy(update={"reduce_range": True})
-    int8 = quantize.quantize_graph(network(), photos, recipe)
+    int8 = by_onnxruntime.quantize_graph(network(), ranges.calibrate(network(), photos, recipe), recipe)
     return {"fp32": model.SerializeToString(), "int8": int8.SerializeToString()}
 
 

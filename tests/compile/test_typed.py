@@ -139,6 +139,12 @@ def test_a_graph_as_modelopt_types_it_is_taken(residual: onnx.ModelProto) -> Non
     check_typed(residual)
 
 
+def test_a_convolution_that_another_operator_reads_too_may_reach_an_add_quantized(residual: onnx.ModelProto) -> None:
+    split_add(residual.graph)
+    residual.graph.node.append(helper.make_node("Sigmoid", ["edges"], ["gate"], "gate"))
+    check_typed(residual)
+
+
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_graph_that_breaks_a_rule_is_refused_with_the_node(broken: str, residual: onnx.ModelProto) -> None:
     change, message = BREAKS[broken]

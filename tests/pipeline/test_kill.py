@@ -18,8 +18,8 @@ KILLS = 20
 # `edgetl` with one change: which precision ships hangs on the clock, and at 32 pixels the two are too close to call.
 EDGETL = """
 from edgetl.bench import summarise
-from edgetl.pipeline import steps
-steps.interleave = lambda calls, rounds, each: {name: summarise([2.0 if name == "fp32" else 1.0]) for name in calls}
+from edgetl.pipeline import measure
+measure.interleave = lambda calls, rounds, each: {name: summarise([2.0 if name == "fp32" else 1.0]) for name in calls}
 from edgetl.cli.app import main
 main()
 """

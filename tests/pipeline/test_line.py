@@ -17,7 +17,10 @@ from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, st
 from edgetl.records import Latency, Progress
 from edgetl.runtime import Predictor, verify_bundle
 
-STAGES = ["check", "view", "frozen", "tuned", "exported", "quantized", "compiled", "answered", "judged"]
+STAGES = [
+    "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
+    "judged",
+]  # fmt: skip
 Step = Callable[[Plan, Progress, Path], None]
 Fingerprint = Callable[[Path], dict[str, str]]
 
@@ -38,7 +41,7 @@ def same_clock(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def replay(calls: dict[str, Any], rounds: int, per_round: int) -> dict[str, Latency]:
         return {each.precision: each.latency for each in judged.measured}
 
-    monkeypatch.setattr(steps, "interleave", replay)
+    monkeypatch.setattr("edgetl.pipeline.measure.interleave", replay)
 
 
 class TestBundle:
@@ -103,10 +106,22 @@ class TestReport:
         assert judged.verdict.precision == built.manifest.artifact.precision
         assert "INT8" in judged.verdict.reason
         for each in judged.measured:
-            low, high = each.accuracy_interval
-            assert low <= each.accuracy <= high
-            assert sum(map(sum, each.confusion)) == 6
+            assert 0 <= each.held_out_accuracy <= 1
             assert each.latency.count == len(each.latency.samples_ms) >= 100
+
+    def test_the_evaluation_split_measures_float_and_what_ships_and_nothing_else(
+        self, built: Bundle, settings: BuildSettings, write_target: Callable[..., str]
+    ) -> None:
+        target = write_target(precisions=("fp32", "int8"))
+        other = build(settings.model_copy(update={"target": target}))
+        for bundle, measured in ((built, {"fp32", built.manifest.artifact.precision}), (other, {"fp32"})):
+            judged = report_of(bundle).judged
+            assert judged.ships == (bundle.manifest.artifact.precision,)
+            assert {each.precision for each in judged.measured if each.unseen} == measured
+            for unseen in filter(None, (each.unseen for each in judged.measured)):
+                low, high = unseen.accuracy_interval
+                assert low <= unseen.accuracy <= high
+                assert sum(map(sum, unseen.confusion)) == 6
 
     def test_the_float_artifact_computes_what_was_trained(self, built: Bundle) -> None:
         parity = report_of(built).parity

@@ -13,7 +13,10 @@ from edgetl.errors import BackboneError, BundleError, DataError, MissingError, R
 from edgetl.pipeline import BuildSettings, Plan, make_plan
 from edgetl.records import Quiet
 
-ORDER = ["check", "view", "frozen", "tuned", "exported", "quantized", "compiled", "answered", "judged", "bundle"]
+ORDER = [
+    "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
+    "judged", "bundle",
+]  # fmt: skip
 Keys = Callable[..., dict[str, str]]
 
 
@@ -43,7 +46,7 @@ def keys_of(plan_of: Callable[..., Plan]) -> Keys:
         ({"skip_bad": True}, "view"),
         ({"epochs": 2}, "tuned"),
         ({"lr": 0.01}, "tuned"),
-        ({"recipe": "entropy"}, "quantized"),
+        ({"recipe": "entropy"}, "calibrated"),
         ({"golden": 4}, "bundle"),
         ({"seed": 1}, "check"),
     ],
@@ -88,29 +91,24 @@ def test_another_budget_judges_anew_and_makes_nothing_anew(keys_of: Keys, write_
     assert [name for name in ORDER if before[name] != after[name]] == ["judged", "bundle"]
 
 
-def test_a_target_without_int8_has_no_quantized_stage(
+def test_a_target_of_float_alone_has_no_stage_of_quantization(
     plan_of: Callable[..., Plan], write_target: Callable[..., str]
 ) -> None:
     plan = plan_of(target=write_target(precisions=("fp32",)))
-    assert [stage.name for stage in plan.stages] == [
-        "check",
-        "view",
-        "frozen",
-        "tuned",
-        "exported",
-        "compiled",
-        "answered",
-        "judged",
-    ]
+    left_out = {"calibrated", "quantized", "answered", "bundle"}
+    assert [stage.name for stage in plan.stages] == [name for name in ORDER if name not in left_out]
 
 
-def test_an_engine_that_is_missing_is_said_before_any_work(
-    plan_of: Callable[..., Plan], write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("target", "module", "extra"), [("intel-cpu", "openvino", "openvino"), ("jetson", "modelopt", "train")]
+)
+def test_what_is_missing_to_build_is_said_before_any_work(
+    target: str, module: str, extra: str, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgetl.pipeline.plan.find_spec", lambda name: None)
-    message = r"openvino is needed to build for own and is not installed\. Run: pip install 'edgetl\[openvino\]'"
+    message = rf"{module} is needed to build for [\w-]+ and is not installed\. Run: pip install 'edgetl\[{extra}\]'"
     with pytest.raises(MissingError, match=message):
-        plan_of(target=write_target(engine="openvino"))
+        plan_of(target=target)
 
 
 def test_another_engine_shares_every_stage_before_its_own(keys_of: Keys, write_target: Callable[..., str]) -> None:

@@ -15,7 +15,7 @@ from edgetl.runtime import Predictor, verify_bundle
 
 pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
 
-SHARED = ["check", "view", "frozen", "tuned", "exported"]
+SHARED = ["check", "view", "frozen", "tuned", "exported", "reference", "calibrated"]
 
 
 @pytest.fixture(scope="module")

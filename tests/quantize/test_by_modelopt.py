@@ -10,10 +10,12 @@ import onnx
 import pytest
 
 from edgetl.compile import compile_graph
-from edgetl.errors import CalibrationError, RecipeError
-from edgetl.quantize import check_recipe, quantize_graph
+from edgetl.compile.typed import in_float32
+from edgetl.errors import CalibrationError
+from edgetl.quantize import Ranges, calibrate
 from edgetl.quantize.by_modelopt import type_graph
-from edgetl.recipe import CalibrationRecipe, load_recipe
+from edgetl.quantize.by_onnxruntime import quantize_graph
+from edgetl.recipe import load_recipe, recipe_names
 from edgetl.records import FloatArray, ImageArray, Precision
 
 pytest.importorskip("modelopt", reason="ModelOpt is not installed here")
@@ -23,13 +25,13 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (24, 33, 33, 3), dtype=np.uin
 
 
 @pytest.fixture(scope="module")
-def recipe() -> CalibrationRecipe:
-    return load_recipe("minmax")
+def ranges(tiny_core: Any) -> Ranges:
+    return calibrate(tiny_core, [IMAGES[:16], IMAGES[16:]], load_recipe("minmax"))
 
 
 @pytest.fixture(scope="module")
-def typed(tiny_core: Any, recipe: CalibrationRecipe) -> dict[Precision, onnx.ModelProto]:
-    return type_graph(tiny_core, [IMAGES[:16], IMAGES[16:]], recipe, ALL)
+def typed(tiny_core: Any, ranges: Ranges) -> dict[Precision, onnx.ModelProto]:
+    return type_graph(tiny_core, ranges, IMAGES[:8], ALL)
 
 
 def run(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
@@ -86,46 +88,119 @@ def test_what_is_compiled_keeps_modelopts_placement(
     assert nodes(after) - nodes(before) == Counter({"Cast": 1, "Transpose": 1, "Div": 1})
 
 
-def test_only_what_is_asked_for_is_made(tiny_core: Any, recipe: CalibrationRecipe) -> None:
-    assert list(type_graph(tiny_core, [IMAGES], recipe, ("fp16",))) == ["fp16"]
-    assert list(type_graph(tiny_core, [IMAGES], recipe, ("int8+fp16",))) == ["int8+fp16"]
+def activations(model: onnx.ModelProto) -> dict[str, list[float]]:
+    """Return the scales of each activation by its name: its QuantizeLinear's and its DequantizeLinear's."""
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found: dict[str, list[float]] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in stored:
+            back = [each for each in model.graph.node if node.output[0] in each.input]
+            found[node.input[0]] = [float(stored[each.input[1]]) for each in (node, *back)]
+    return found
 
 
-def test_every_image_is_calibrated_on(tiny_core: Any, recipe: CalibrationRecipe) -> None:
-    dark = [(IMAGES[:8] // 8).astype(np.uint8) for _ in range(3)]
-    low = type_graph(tiny_core, dark, recipe, ("int8",))["int8"]
-    high = type_graph(tiny_core, [*dark, IMAGES], recipe, ("int8",))["int8"]
-
-    def input_scale(model: onnx.ModelProto) -> float:
-        return next(
-            float(onnx.numpy_helper.to_array(each)) for each in model.graph.initializer if each.name == "image_scale"
-        )
-
-    assert input_scale(high) == pytest.approx(255 / 255 / 127, rel=0.01)
-    assert input_scale(low) == pytest.approx(31 / 255 / 127, rel=0.01)
-
-
-def test_onnx_runtimes_quantizer_is_left_as_it_was(tiny_core: Any, recipe: CalibrationRecipe) -> None:
-    before = quantize_graph(tiny_core, [IMAGES], recipe).SerializeToString(deterministic=True)
-    type_graph(tiny_core, [IMAGES], recipe, ALL)
-    assert quantize_graph(tiny_core, [IMAGES], recipe).SerializeToString(deterministic=True) == before
+def test_every_activation_has_the_scale_of_its_calibrated_range(
+    typed: dict[Precision, onnx.ModelProto], ranges: Ranges
+) -> None:
+    scales = activations(typed["int8"])
+    assert set(scales) > {"image"}
+    assert scales["image"] == pytest.approx([1 / 127] * 2)
+    for name, both in scales.items():
+        assert both == pytest.approx([max(map(abs, ranges[name])) / 127] * 2, rel=1e-6)
+    halves = activations(typed["int8+fp16"])
+    assert len(halves) == len(scales)
+    assert sorted(halves.values()) == [pytest.approx(each, rel=1e-3) for each in sorted(scales.values())]
 
 
-def test_no_image_is_an_error(tiny_core: Any, recipe: CalibrationRecipe) -> None:
-    with pytest.raises(CalibrationError, match="no image came to calibrate with"):
-        type_graph(tiny_core, [], recipe, ALL)
+@pytest.mark.parametrize("method", recipe_names())
+def test_every_recipe_serves(tiny_core: Any, method: str) -> None:
+    found = calibrate(tiny_core, [IMAGES], load_recipe(method))
+    graph = type_graph(tiny_core, found, IMAGES[:8], ("int8",))["int8"]
+    expected = run(tiny_core, IMAGES)
+    assert np.abs(run(graph, IMAGES) - expected).max() <= 0.2 * np.abs(expected).max()
 
 
-def test_a_network_that_answers_nan_is_an_error(tiny_core: Any, recipe: CalibrationRecipe) -> None:
-    spoilt = onnx.ModelProto.FromString(tiny_core.SerializeToString())
-    kernel = next(each for each in spoilt.graph.initializer if each.name == "kernel")
-    kernel.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 3, 3, 3), np.nan, np.float32), "kernel"))
-    with pytest.raises(CalibrationError, match=r"not finite, so its activations have no range\. Is a weight NaN"):
-        type_graph(spoilt, [IMAGES], recipe, ALL)
+def test_an_activation_that_is_always_zero_has_a_scale_that_float16_holds(tiny_core: Any, ranges: Ranges) -> None:
+    dead = dict.fromkeys(ranges, (0.0, 0.0))
+    for precision, graph in type_graph(tiny_core, dead, IMAGES[:8], ("int8+fp16", "int8")).items():
+        compile_graph(graph.SerializeToString(), "tensorrt")
+        assert {scale for both in activations(graph).values() for scale in both} == {2.0**-14}, precision
 
 
-def test_a_recipe_that_modelopt_does_not_have_is_refused_for_tensorrt_only() -> None:
-    percentile = load_recipe("percentile")
-    check_recipe("onnxruntime", percentile)
-    with pytest.raises(RecipeError, match=r"recipe percentile: method is 'percentile', but graphs for tensorrt are"):
-        check_recipe("tensorrt", percentile)
+def test_an_activation_without_a_range_is_an_error(tiny_core: Any) -> None:
+    with pytest.raises(CalibrationError, match=r"ModelOpt quantizes image, .*whose range calibration did not find"):
+        type_graph(tiny_core, {}, IMAGES[:8], ("int8",))
+
+
+def test_what_a_quantized_concat_joins_has_its_scale() -> None:
+    model = joined(second=3.0)
+    found = calibrate(model, [IMAGES], load_recipe("minmax"))
+    scales = activations(type_graph(model, found, IMAGES[:8], ("int8",))["int8"])
+    names = ("left", "right", "both")
+    assert set(names) <= set(scales)
+    widest = max(max(map(abs, found[name])) for name in names) / 127
+    assert [scales[name] for name in names] == [pytest.approx([widest] * len(scales[name])) for name in names]
+
+
+def joined(second: float) -> onnx.ModelProto:
+    """Return a network in which two convolutions' outputs are joined, and read one by one too."""
+    random = np.random.default_rng(3)
+
+    def weights(*shape: int) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32) / 8)
+
+    # ModelOpt leaves convolutions of fewer channels in float.
+    kernels = {
+        "kernel_a": weights(32, 3, 3, 3), "kernel_b": weights(32, 3, 3, 3), "kernel_c": weights(32, 64, 3, 3),
+        "kernel_d": weights(32, 32, 3, 3), "kernel_e": weights(32, 32, 3, 3), "kernel_f": weights(32, 96, 3, 3),
+        "head": weights(32, 3),
+    }  # fmt: skip
+    kernels["kernel_b"].CopyFrom(onnx.numpy_helper.from_array(second * onnx.numpy_helper.to_array(kernels["kernel_b"])))
+    for name, tensor in kernels.items():
+        tensor.name = name
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["image", "kernel_a"], ["a"], strides=[2, 2]), node("Relu", ["a"], ["left"]),
+        node("Conv", ["image", "kernel_b"], ["b"], strides=[2, 2]), node("Relu", ["b"], ["right"]),
+        node("Concat", ["left", "right"], ["both"], axis=1),
+        node("Conv", ["both", "kernel_c"], ["c"]), node("Relu", ["c"], ["d"]),
+        node("Conv", ["left", "kernel_d"], ["e"]), node("Relu", ["e"], ["f"]),
+        node("Conv", ["right", "kernel_e"], ["g"]), node("Relu", ["g"], ["h"]),
+        node("Concat", ["d", "f", "h"], ["all"], axis=1), node("Conv", ["all", "kernel_f"], ["i"]),
+        node("GlobalAveragePool", ["i"], ["j"]), node("Flatten", ["j"], ["k"]),
+        node("MatMul", ["k", "head"], ["logits"]),
+    ]  # fmt: skip
+    for index, each in enumerate(nodes):
+        each.name = f"node_{index}"
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "joined", [value("image", onnx.TensorProto.FLOAT, ["images", 3, 33, 33])],
+        [value("logits", onnx.TensorProto.FLOAT, ["images", 3])], list(kernels.values()),
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_a_typed_graph_in_float32_answers_alike_and_has_no_float16(
+    precision: Precision, typed: dict[Precision, onnx.ModelProto]
+) -> None:
+    plain = onnx.load_from_string(in_float32(typed[precision].SerializeToString()))
+    onnx.checker.check_model(plain, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(plain, strict_mode=True).graph
+    kinds = {each.type.tensor_type.elem_type for each in inferred.value_info}
+    assert onnx.TensorProto.FLOAT16 not in kinds | {each.data_type for each in plain.graph.initializer}
+    expected = run(typed[precision], IMAGES)
+    assert np.abs(run(plain, IMAGES) - expected).max() <= 0.01 * np.abs(expected).max()
+
+
+def test_only_what_is_asked_for_is_made(tiny_core: Any, ranges: Ranges) -> None:
+    assert list(type_graph(tiny_core, ranges, IMAGES[:8], ("fp16",))) == ["fp16"]
+    assert list(type_graph(tiny_core, ranges, IMAGES[:8], ("int8+fp16",))) == ["int8+fp16"]
+
+
+def test_onnx_runtimes_quantizer_is_left_as_it_was(tiny_core: Any, ranges: Ranges) -> None:
+    recipe = load_recipe("minmax")
+    before = quantize_graph(tiny_core, ranges, recipe).SerializeToString(deterministic=True)
+    type_graph(tiny_core, ranges, IMAGES[:8], ALL)
+    assert calibrate(tiny_core, [IMAGES[:16], IMAGES[16:]], recipe) == ranges
+    assert quantize_graph(tiny_core, ranges, recipe).SerializeToString(deterministic=True) == before

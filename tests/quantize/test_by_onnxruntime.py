@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.errors import CalibrationError
-from edgetl.quantize import quantize_graph
+from edgetl.quantize import calibrate
+from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import CalibrationRecipe, load_recipe, recipe_names
 from edgetl.records import FloatArray, ImageArray
 
@@ -83,6 +84,11 @@ def run(model: onnx.ModelProto, images: ImageArray, fused: bool = False) -> Floa
     return logits
 
 
+def quantize(model: onnx.ModelProto, images: Iterable[ImageArray], recipe: CalibrationRecipe) -> onnx.ModelProto:
+    """Return the INT8 graph of a network calibrated on these batches."""
+    return quantize_graph(model, calibrate(model, images, recipe), recipe)
+
+
 def quantization_of(model: onnx.ModelProto, name: str) -> tuple[float, int]:
     """Return scale and zero point of the activation of that name."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -99,11 +105,11 @@ class TestTheImage:
     @pytest.mark.parametrize("method", recipe_names())
     def test_its_bytes_are_the_first_quantized_activation_whatever_was_seen(self, method: str) -> None:
         dark = [images // 4 for images in batches(2)]
-        scale, zero_point = quantization_of(quantize_graph(network(), dark, load_recipe(method)), "image")
+        scale, zero_point = quantization_of(quantize(network(), dark, load_recipe(method)), "image")
         assert (np.float32(scale), zero_point) == (np.float32(1 / 255), 0)
 
     def test_input_and_output_stay_float(self) -> None:
-        graph = quantize_graph(network(), batches(1), MINMAX).graph
+        graph = quantize(network(), batches(1), MINMAX).graph
         border = [(each.name, each.type.tensor_type.elem_type) for each in (*graph.input, *graph.output)]
         assert border == [("image", TensorProto.FLOAT), ("logits", TensorProto.FLOAT)]
 
@@ -111,7 +117,7 @@ class TestTheImage:
 class TestTheGraph:
     @pytest.mark.parametrize("method", recipe_names())
     def test_every_method_answers_about_as_the_float_graph(self, method: str) -> None:
-        quantized = quantize_graph(network(), batches(), load_recipe(method))
+        quantized = quantize(network(), batches(), load_recipe(method))
         expected = run(network(), draw(16, 99))
         found = run(quantized, draw(16, 99))
         assert np.isfinite(found).all()
@@ -119,7 +125,7 @@ class TestTheGraph:
         assert np.abs(found - expected).max() > 0  # else nothing was quantized
 
     def test_every_convolution_has_weights_of_8_bits_and_the_file_is_valid(self) -> None:
-        quantized = quantize_graph(network(), batches(1), MINMAX)
+        quantized = quantize(network(), batches(1), MINMAX)
         onnx.checker.check_model(quantized, full_check=True)
         assert {array.shape for array in weights_of(quantized).values()} == {
             (8, 3, 3, 3),
@@ -131,17 +137,17 @@ class TestTheGraph:
     def test_the_float_graph_is_left_as_it_was(self) -> None:
         model = network()
         before = model.SerializeToString(deterministic=True)
-        quantize_graph(model, batches(1), MINMAX)
+        quantize(model, batches(1), MINMAX)
         assert model.SerializeToString(deterministic=True) == before
 
     def test_the_same_photos_give_the_same_bytes(self) -> None:
-        first, second = (quantize_graph(network(), batches(2), MINMAX) for _ in range(2))
+        first, second = (quantize(network(), batches(2), MINMAX) for _ in range(2))
         assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
     def test_how_photos_are_batched_does_not_matter_for_the_full_range(self) -> None:
         images = np.concatenate(batches())
         together, one_by_one = (
-            quantize_graph(network(), parts, MINMAX) for parts in ([images], [image[None] for image in images])
+            quantize(network(), parts, MINMAX) for parts in ([images], [image[None] for image in images])
         )
         assert together.SerializeToString(deterministic=True) == one_by_one.SerializeToString(deterministic=True)
 
@@ -153,7 +159,7 @@ class TestTheGraph:
                 taken.append(index)
                 yield images
 
-        quantize_graph(network(), once(), MINMAX)
+        quantize(network(), once(), MINMAX)
         assert taken == [0, 1, 2]
 
     def test_per_channel_weights_are_closer_than_per_tensor_ones(self) -> None:
@@ -164,14 +170,14 @@ class TestTheGraph:
         expected = run(model, draw(16, 99))
         errors = {
             per_channel: np.abs(
-                run(quantize_graph(model, batches(), recipe(per_channel=per_channel)), draw(16, 99)) - expected
+                run(quantize(model, batches(), recipe(per_channel=per_channel)), draw(16, 99)) - expected
             ).mean()
             for per_channel in (True, False)
         }
         assert errors[True] < errors[False]
 
     def test_a_reduced_range_keeps_weights_in_7_bits_and_fast_kernels_exact(self) -> None:
-        quantized = quantize_graph(network(), batches(), recipe(reduce_range=True))
+        quantized = quantize(network(), batches(), recipe(reduce_range=True))
         assert max(int(np.abs(array.astype(int)).max()) for array in weights_of(quantized).values()) <= 64
         images = draw(16, 99)
         exact = run(quantized, images)
@@ -179,13 +185,13 @@ class TestTheGraph:
 
     def test_the_tools_log_nothing_and_leave_logging_as_it_was(self, caplog: pytest.LogCaptureFixture) -> None:
         before = logging.getLogger().level
-        quantize_graph(network(), batches(1), MINMAX)
+        quantize(network(), batches(1), MINMAX)
         assert logging.getLogger().level == before
         assert not caplog.records
 
     @pytest.mark.parametrize("method", recipe_names())
     def test_nothing_is_printed_where_results_go(self, method: str, capsys: pytest.CaptureFixture[str]) -> None:
-        quantize_graph(network(), batches(1), load_recipe(method))
+        quantize(network(), batches(1), load_recipe(method))
         assert capsys.readouterr().out == ""
 
 
@@ -197,19 +203,19 @@ class TestConcat:
     NAMES = ("left_kept", "right_kept", "both")
 
     def test_branches_of_near_ranges_share_one_scale(self) -> None:
-        quantized = quantize_graph(network(second=1.0), batches(), MINMAX)
+        quantized = quantize(network(second=1.0), batches(), MINMAX)
         assert len({quantization_of(quantized, name) for name in self.NAMES}) == 1
 
     @pytest.mark.parametrize("second", [0.02, 50.0])
     def test_branches_of_far_ranges_keep_their_own(self, second: float) -> None:
-        quantized = quantize_graph(network(second), batches(), MINMAX)
+        quantized = quantize(network(second), batches(), MINMAX)
         left, right = (quantization_of(quantized, name)[0] for name in self.NAMES[:2])
         assert max(left, right) / min(left, right) > 4
 
     @pytest.mark.parametrize("second", [0.02, 1.0, 50.0])
     def test_either_way_the_answer_is_about_the_same(self, second: float) -> None:
         expected = run(network(second), draw(16, 99))
-        found = run(quantize_graph(network(second), batches(), MINMAX), draw(16, 99))
+        found = run(quantize(network(second), batches(), MINMAX), draw(16, 99))
         assert np.abs(found - expected).mean() <= 0.05 * np.abs(expected).max()
 
 
@@ -217,7 +223,7 @@ class TestRefusals:
     @pytest.mark.parametrize("method", recipe_names())
     def test_no_image_calibrates_nothing(self, method: str) -> None:
         with pytest.raises(CalibrationError, match="no image came to calibrate with"):
-            quantize_graph(network(), [], load_recipe(method))
+            quantize(network(), [], load_recipe(method))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     @pytest.mark.parametrize("method", recipe_names())
@@ -229,4 +235,4 @@ class TestRefusals:
         left.CopyFrom(numpy_helper.from_array(values, "left"))
         message = r"answers for calibration images 1 to \d+ are not finite, so its activations have no range"
         with pytest.raises(CalibrationError, match=message):
-            quantize_graph(model, batches(1), load_recipe(method))
+            quantize(model, batches(1), load_recipe(method))

@@ -24,14 +24,15 @@ ON_GPU = Execution(device="cuda", batch_sizes=(1, 4), workspace_bytes=1 << 28)
 def typed_bundle(tiny_core: Any, make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle for TensorRT: the tiny network in INT8+FP16, INT8, FP16, and in float for ONNX Runtime."""
     pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
-    from edgetl.quantize import quantize_for
+    from edgetl.quantize import calibrate, quantize_for
     from edgetl.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("typed")
     plain = make_bundle(folder / "plain")
     images = np.load(plain.folder / "golden" / "inputs.npy")
     ladder: tuple[Precision, ...] = ("int8+fp16", "int8", "fp16")
-    graphs = quantize_for("tensorrt", tiny_core, [images], load_recipe("minmax"), ladder)
+    recipe = load_recipe("minmax")
+    graphs = quantize_for("tensorrt", tiny_core, calibrate(tiny_core, [images], recipe), images, recipe, ladder)
 
     def compose(out: Path) -> Any:
         for name in plain.manifest.files:

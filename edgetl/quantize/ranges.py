@@ -1,0 +1,86 @@
+"""Finds the range of every activation of a core graph, with ONNX Runtime's calibrators: once, for every engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+
+from edgetl.errors import CalibrationError
+from edgetl.quantize.quiet import quiet_tools
+from edgetl.recipe import CalibrationRecipe
+from edgetl.records import FloatArray, ImageArray
+
+__all__ = ["Ranges", "calibrate", "feed_of"]
+
+# The smallest and the largest value of a tensor that its quantized form shall hold, by the tensor's name.
+Ranges = dict[str, tuple[float, float]]
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+
+
+def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: CalibrationRecipe) -> Ranges:
+    """Return the range of every activation; the image's is 0 to 1, whatever was seen, so that its bytes are its
+    quantized form.
+
+    Args:
+        model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
+        batches: calibration images, uint8 of shape (images, height, width, 3).
+        recipe: its method.
+
+    Raises:
+        CalibrationError: no image came, or the network answers with what is not finite.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet_tools():
+        source = Path(folder) / "core.onnx"
+        onnx.save(model, source)
+        calibrator = create_calibrator(
+            source,
+            op_types_to_calibrate=None,
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=METHODS[recipe.method],
+        )
+        network = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        seen = 0
+        for images in batches:
+            feed = feed_of(model, images)
+            # The calibrators take a NaN for a small number, or fail in their own words.
+            if not all(np.isfinite(output).all() for output in network.run(None, feed)):
+                raise CalibrationError(
+                    f"the network's answers for calibration images {seen + 1} to {seen + len(images)} are not finite, "
+                    "so its activations have no range. Is a weight NaN or far too large?"
+                )
+            calibrator.collect_data(_OneBatch(feed))
+            seen += len(images)
+        if seen == 0:
+            raise CalibrationError("no image came to calibrate with")
+        data = calibrator.compute_data().data
+    ranges = {
+        name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()
+    }
+    return {**ranges, model.graph.input[0].name: (0.0, 1.0)}
+
+
+def feed_of(model: onnx.ModelProto, images: ImageArray) -> dict[str, FloatArray]:
+    """Return what ONNX Runtime is to be fed for a core graph to see these images."""
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+    return {model.graph.input[0].name: planes}
+
+
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
+    """Gives one batch, then nothing: the calibrator is fed batch by batch, so that it never holds them all."""
+
+    def __init__(self, feed: dict[str, FloatArray]) -> None:
+        self._feeds = iter([feed])
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        return next(self._feeds, None)
