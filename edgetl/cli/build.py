@@ -135,7 +135,7 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
         mark = "  <- ships" if each.precision == summary.precision else ""
         measured = "not measured" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
         out.print(
-            f"{each.precision:10} held out {100 * each.held_out_accuracy:6.2f} %   {accuracy.split} {measured:>8}   "
+            f"{each.precision:10} held out {100 * each.held_out_accuracy:6.2f} %   {accuracy.split} {measured:>12}   "
             f"p50 {_milliseconds(each.p50_ms):>10}   {each.size_bytes / 1e6:6.2f} MB{mark}"
         )
     out.print(f"{judged.verdict.reason}.")

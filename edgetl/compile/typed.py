@@ -1,4 +1,5 @@
-"""Checks that TensorRT takes a graph as it is typed, and fuses what it should: no GPU is needed for that.
+"""Knows graphs as TensorRT takes them, typed: checks that it takes one and fuses what it should, with no GPU, and gives
+one in float32.
 
 The rules are those of its ONNX parser and of its quantization guide; a graph that breaks one fails on the device, after
 minutes, or builds and is slow.

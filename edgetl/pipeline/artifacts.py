@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetl.bundle import Artifact, write_file
-from edgetl.compile import ModelInfo, compile_graph
-from edgetl.compile.typed import in_float32
+from edgetl.compile import ModelInfo, compile_graph, in_float32
 from edgetl.errors import MissingError
 from edgetl.records import Execution, ModelContent, Precision
 from edgetl.runtime import PLANNED, Session, open_artifact, open_reference
@@ -55,7 +54,7 @@ def open_written(folder: Path, artifact: Artifact) -> Session:
 
 def open_here(folder: Path, artifact: Artifact) -> Session:
     """Return a session on an artifact in a folder: by its own engine and device or, where these are not here, by what
-    computes the same graph on this CPU; the session's artifact says which."""
+    computes the same graph on this CPU, TensorRT's in float32; the session's artifact says which."""
     try:
         return open_written(folder, artifact)
     except MissingError:

@@ -45,7 +45,8 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 |---|---|---|---|---|
 {rows}
 
-Only float and what ships were measured on {accuracy.split}. **Ships {artifact.precision}.** {judged.verdict.reason}.
+**Ships {artifact.precision}.** {judged.verdict.reason}. What does not ship is not measured on {accuracy.split}, but for
+float, which the rest is held against.
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
   chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:

@@ -47,7 +47,7 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
     )
     write_file(folder / "labels.txt", "".join(f"{label}\n" for label in plan.usable.labels))
     frozen, tuned = plan.frozen.read("frozen", Frozen), plan.tuned.read("tuned", Tuned)
-    calibrated = plan.calibrated.read("calibrated", Calibrated) if plan.lower_precisions else None
+    calibrated = plan.calibrated.read("calibrated", Calibrated) if plan.calibrates else None
     train, held, unseen = plan.parts
     accuracy = Accuracies(
         split="test" if plan.usable.evaluation == "test" else "val",

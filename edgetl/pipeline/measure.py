@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -26,8 +25,6 @@ from edgetl.runtime import PLANNED, Session
 
 __all__ = ["answer", "answered", "judged", "reference"]
 
-Name = TypeVar("Name", bound=str)
-
 # What the reference stage leaves.
 LOGITS = "logits.npy"
 # Turns and calls a turn of the speed comparison: enough for a p90.
@@ -39,7 +36,7 @@ def reference(plan: Plan, progress: Progress, folder: Path) -> None:
     _, held, unseen = plan.parts
     with closing(open_core(plan.core.read_bytes(), REFERENCE)) as session:
         logits = answer({"fp32": session}, (*held, *unseen), plan.faced, plan, progress)["fp32"]
-        record = Reference(by=_name_of(session))
+        record = Reference(by=_who(session, session.artifact))
     np.save(folder / LOGITS, logits, allow_pickle=False)
     write_record(folder, "reference", record)
 
@@ -76,34 +73,39 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     }
     verdict = decide(candidates, held_labels, plan.target)
     ships = _ships(plan, verdict, candidates, held_labels)
-    # The reference's answers are those of a float artifact on the same engine.
-    others = [each for each in map(made.of, ships) if (each.precision, each.engine) != ("fp32", REFERENCE.name)]
-    theirs, who = _answer_with(others, unseen, plan, progress)
-    on_unseen |= theirs
-    measured = tuple(
-        Measured(
+    answers, who = _answer_with(list(filter(_is_not_reference, map(made.of, ships))), unseen, plan, progress)
+    on_unseen |= answers
+    measured = {
+        name: Measured(
             precision=name,
-            answered_by={**by, **who}[name],
+            answered_by=by[name],
             size_bytes=size_of(plan.compiled.folder, made.of(name)),
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(candidates[name].answers, held_labels),
-            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels)) if name in on_unseen else None,
+            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), {**by, **who}[name])
+            if name in on_unseen
+            else None,
             parity=made.parity if name == "fp32" else measure_parity(floats[0], logits),
         )
         for name, logits in on_held.items()
-    )
+    }
     loss = compare_paired(floats[1].argmax(axis=1), on_unseen[verdict.precision].argmax(axis=1), unseen_labels)
-    record = Judged(verdict=verdict, ships=ships, measured=measured, missed=(), machine=describe_machine())
-    missed = _missed(plan, record.of(verdict.precision), loss)
-    write_record(folder, "judged", record.model_copy(update={"missed": missed}))
+    record = Judged(
+        verdict=verdict,
+        ships=ships,
+        measured=tuple(measured.values()),
+        missed=_missed(plan, measured[verdict.precision], loss),
+        machine=describe_machine(),
+    )
+    write_record(folder, "judged", record)
 
 
 def answer(
-    sessions: Mapping[Name, Session], items: tuple[Item, ...], how: Preprocess, plan: Plan, progress: Progress
-) -> dict[Name, FloatArray]:
-    """Return each session's logits for the items' photos, by its name."""
+    sessions: Mapping[Precision, Session], items: tuple[Item, ...], how: Preprocess, plan: Plan, progress: Progress
+) -> dict[Precision, FloatArray]:
+    """Return each session's logits for the items' photos, by its precision."""
     batches = image_batches(plan.usable, items, how, BATCH)
-    return answer_all(sessions, batches, len(items), f"answering, {', '.join(sessions)}", progress)
+    return answer_all(sessions, batches, len(items), f"answering in {', '.join(sessions)}", progress)
 
 
 def _answer_with(
@@ -117,11 +119,20 @@ def _answer_with(
             each.precision: stack.enter_context(closing(open_here(plan.compiled.folder, each))) for each in artifacts
         }
         answers = answer(sessions, items, plan.faced, plan, progress)
-        return answers, {precision: _name_of(session) for precision, session in sessions.items()}
+        return answers, {each.precision: _who(sessions[each.precision], each) for each in artifacts}
 
 
-def _name_of(session: Session) -> str:
-    return f"{session.artifact.engine} on {session.artifact.execution.device}"
+def _who(session: Session, artifact: Artifact) -> str:
+    """Return what answers for an artifact, in words."""
+    opened = session.artifact
+    name = f"{opened.engine} on {opened.execution.device}"
+    return name if opened.engine == artifact.engine else f"{name}, in float32"
+
+
+def _is_not_reference(artifact: Artifact) -> bool:
+    """Say whether an artifact runs otherwise than the reference, whose answers are there."""
+    runs = (artifact.precision, artifact.engine, artifact.execution.device)
+    return runs != ("fp32", REFERENCE.name, REFERENCE.device)
 
 
 def _ships(
@@ -142,11 +153,12 @@ def _ships(
     return (verdict.precision, *spares, "fp32")
 
 
-def _unseen(logits: FloatArray, labels: IntArray, classes: int) -> Unseen:
+def _unseen(logits: FloatArray, labels: IntArray, classes: int, answered_by: str) -> Unseen:
     """Return what the answers for the evaluation split come to."""
     confusion = confusion_matrix(logits.argmax(axis=1), labels, classes)
     hits = int(np.trace(confusion))
     return Unseen(
+        answered_by=answered_by,
         accuracy=hits / len(labels),
         accuracy_interval=wilson_interval(hits, len(labels)),
         macro_f1=macro_f1(confusion),

@@ -21,11 +21,13 @@ from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe, load_recipe
 from edgetl.records import Precision, Preprocess, Progress
+from edgetl.runtime import devices_of
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
 
 __all__ = ["BATCH", "REFERENCE", "Plan", "make_plan", "make_plans"]
 
-# What the export stage is proved on, and what stands in where the target's engine cannot run here.
+# What the export stage is proved on, what answers in float for every target, and what stands in where the target's
+# engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
 # Photos that go through a graph at once.
 BATCH = 16
@@ -38,6 +40,7 @@ PARITY_PHOTOS = 128
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/results", "pipeline/steps")
+MEASURING = ("bench", "pipeline/measure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,15 @@ class Plan:
             self.check, self.view, self.frozen, self.tuned, self.exported, self.reference, self.calibrated,
             self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
-        idle = () if self.lower_precisions else (self.calibrated, self.quantized, self.answered)
+        idle = [] if self.calibrates else [self.calibrated]
+        if not self.lower_precisions:
+            idle += [self.quantized, self.answered]
         return tuple(stage for stage in every if stage not in idle)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a precision of the target's is quantized by the ranges of activations."""
+        return any(each.startswith("int8") for each in self.lower_precisions)
 
     @property
     def lower_precisions(self) -> tuple[Precision, ...]:
@@ -220,7 +230,7 @@ def _make_plan(
     trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
     engines = versions_of(("onnx", "onnxruntime", engine.name))
-    quantizers = versions_of(("onnx", "onnxruntime", "nvidia-modelopt")) if engine.name == "tensorrt" else {}
+    quantizers = versions_of(("nvidia-modelopt",)) if engine.name == "tensorrt" else {}
     check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
     view = Stage.of(
         "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
@@ -228,15 +238,15 @@ def _make_plan(
     )  # fmt: skip
     frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
-    exported = Stage.of("exported", ("export", "compile"), tuned, tools)
+    exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
     machine = describe_machine().model_dump(exclude={"load_1min"})
-    reference = Stage.of("reference", ("bench",), exported, machine)
+    reference = Stage.of("reference", MEASURING, exported, machine)
     calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
     quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))
     graphs = quantized if lower_precisions(target) else exported
-    compiled = Stage.of("compiled", (), graphs, engine.name, engine.device, engines)
-    answered = Stage.of("answered", ("bench",), compiled, machine)
-    judged = Stage.of("judged", ("quantize",), reference, answered, target.model_dump())
+    compiled = Stage.of("compiled", (), graphs, engine.name, engine.device, engines, devices_of(engine.name))
+    answered = Stage.of("answered", MEASURING, compiled, machine)
+    judged = Stage.of("judged", ("quantize", *MEASURING), reference, answered, target.model_dump())
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,

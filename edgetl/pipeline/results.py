@@ -80,8 +80,9 @@ class Answered(Record):
 
 
 class Unseen(Record):
-    """What the answers for the evaluation split come to: photos that nothing was chosen by."""
+    """What the answers for the evaluation split come to, photos that nothing was chosen by, and what computed them."""
 
+    answered_by: str
     accuracy: float
     accuracy_interval: tuple[float, float]
     macro_f1: float
@@ -91,10 +92,10 @@ class Unseen(Record):
 class Measured(Record):
     """One artifact as measured here.
 
-    `answered_by` is the engine that computed the answers: where the artifact's own was not here, another on the same
-    graph. `latency` is None where this machine is not of the device's kind; `unseen` where the artifact does not ship,
-    for the evaluation split measures float and what ships. `parity` is with the float graph's answers or, of the float
-    artifact, with the trained network's.
+    `answered_by` is what answered for the held-out photos: for float the reference, else the artifact's own engine or,
+    where that is not here, another on the same graph. `latency` is None where this machine is not of the device's kind;
+    `unseen` where the artifact does not ship, for the evaluation split measures float and what ships. `parity` is with
+    the float graph's answers or, of the float artifact, with the trained network's.
     """
 
     precision: Precision

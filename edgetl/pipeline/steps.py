@@ -136,7 +136,7 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
 def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     """Make the core graphs of the precisions below float32, in the way that the target's engine takes."""
     core = onnx.load(plan.core)
-    ranges = plan.calibrated.read("calibrated", Calibrated).ranges
+    ranges = plan.calibrated.read("calibrated", Calibrated).ranges if plan.calibrates else {}
     images = next(image_batches(plan.usable, _calibration_items(plan)[:BATCH], plan.faced, BATCH))
     graphs = quantize_for(plan.target.engine.name, core, ranges, images, plan.recipe, plan.lower_precisions)
     for precision, graph in graphs.items():
@@ -174,7 +174,7 @@ def _calibration_items(plan: Plan) -> tuple[Item, ...]:
 
 def _parity(session: Session, expected: FloatArray, how: Preprocess, plan: Plan, progress: Progress) -> Parity:
     """Return the parity of a session with the trained network's answers."""
-    return measure_parity(expected, answer({"parity": session}, plan.parity_photos, how, plan, progress)["parity"])
+    return measure_parity(expected, answer({"fp32": session}, plan.parity_photos, how, plan, progress)["fp32"])
 
 
 def _headed(plan: Plan) -> Classifier:

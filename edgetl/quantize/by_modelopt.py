@@ -31,8 +31,8 @@ OPSET = 19
 MOST = 6550.0
 # The largest INT8 value.
 TOP = 127
-# float16's smallest normal number: a smaller scale would become 0, which TensorRT refuses.
-LEAST_SCALE = 2.0**-14
+# float16's smallest number: a smaller scale would become 0, which TensorRT refuses.
+LEAST_SCALE = 2.0**-24
 
 
 def type_graph(
@@ -54,35 +54,29 @@ def type_graph(
     typed: dict[Precision, onnx.ModelProto] = {}
     feed = feed_of(model, images)
     with tempfile.TemporaryDirectory() as folder, quiet_tools(), _untouched_tools():
-        try:
-            from modelopt.onnx.autocast import convert_to_mixed_precision
-            from modelopt.onnx.autocast.convert import convert_to_f16
-        except ImportError:
-            raise missing_library("nvidia-modelopt", "train", "build for TensorRT") from None
-        source = Path(folder) / "core.onnx"
+        source, whole, photos = (Path(folder) / name for name in ("core.onnx", "int8.onnx", "photos.npz"))
         onnx.save(model, source)
-        if {"int8", "int8+fp16"} & set(precisions):
-            typed["int8"] = _place_pairs(source, feed)
-            _set_scales(typed["int8"].graph, ranges)
-        if "int8+fp16" in precisions:
-            typed["int8+fp16"] = convert_to_f16(onnx.ModelProto.FromString(typed["int8"].SerializeToString()))
-        if "fp16" in precisions:
-            # Without photos it would look at what noise gives, and leave most layers in float32.
-            photos = source.with_name("photos.npz")
-            np.savez(photos, **feed)  # type: ignore[arg-type]  # numpy types its one option only
-            typed["fp16"] = convert_to_mixed_precision(
-                str(source), data_max=MOST, keep_io_types=True, calibration_data=str(photos)
-            )
+        np.savez(photos, **feed)  # type: ignore[arg-type]  # numpy types its one option only
+        try:
+            if {"int8", "int8+fp16"} & set(precisions):
+                typed["int8"] = _place_pairs(source, whole, feed)
+                _set_scales(typed["int8"].graph, ranges)
+                onnx.save(typed["int8"], whole)
+            if "int8+fp16" in precisions:
+                typed["int8+fp16"] = _in_float16(whole, photos)
+            if "fp16" in precisions:
+                typed["fp16"] = _in_float16(source, photos)
+        except ModuleNotFoundError:
+            raise missing_library("nvidia-modelopt", "train", "build for TensorRT") from None
     for graph in typed.values():
         del graph.graph.value_info[:], graph.metadata_props[:]
     return {precision: typed[precision] for precision in precisions}
 
 
-def _place_pairs(source: Path, feed: dict[str, FloatArray]) -> onnx.ModelProto:
+def _place_pairs(source: Path, made: Path, feed: dict[str, FloatArray]) -> onnx.ModelProto:
     """Return the graph with Q/DQ pairs where ModelOpt wants them; the scales of activations are those of one feed."""
     from modelopt.onnx.quantization import quantize
 
-    made = source.with_name("int8.onnx")
     quantize(
         str(source),
         quantize_mode="int8",
@@ -95,6 +89,19 @@ def _place_pairs(source: Path, feed: dict[str, FloatArray]) -> onnx.ModelProto:
         log_level="ERROR",
     )
     return onnx.load(made)
+
+
+def _in_float16(source: Path, photos: Path) -> onnx.ModelProto:
+    """Return the graph in float16 by ModelOpt's AutoCast, but for layers that see what is too large for it.
+
+    Without photos it would look at what noise gives, and leave most layers in float32.
+    """
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    typed: onnx.ModelProto = convert_to_mixed_precision(
+        str(source), data_max=MOST, keep_io_types=True, calibration_data=str(photos)
+    )
+    return typed
 
 
 def _set_scales(graph: onnx.GraphProto, ranges: Ranges) -> None:
@@ -111,19 +118,19 @@ def _set_scales(graph: onnx.GraphProto, ranges: Ranges) -> None:
         stored[name].CopyFrom(numpy_helper.from_array(np.array(scale, dtype=np.float32), name))
 
 
-def _concatenated(graph: onnx.GraphProto, pairs: Sequence[onnx.NodeProto]) -> Iterator[list[str]]:
-    """Yield the scales of what each quantized Concat joins and gives: where they are one, as ModelOpt too wants them,
-    TensorRT joins INT8 as it stands. A Concat that feeds another comes before it and, so that both agree, after it."""
+def _concatenated(graph: onnx.GraphProto, pairs: Sequence[onnx.NodeProto]) -> list[set[str]]:
+    """Return the scales that ModelOpt wants to be one: of what a quantized Concat joins and gives, and of what hangs
+    together by several of them. TensorRT then joins INT8 as it stands."""
     by_tensor = {pair.input[0]: pair.input[1] for pair in pairs}
     # What a DequantizeLinear gives -> the scale it was quantized with.
     back = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
-    groups = []
+    groups: list[set[str]] = []
     for node in graph.node:
         if node.op_type == "Concat" and node.output[0] in by_tensor:
-            joined = [back[name] for name in node.input if name in back]
-            groups.append(list(dict.fromkeys([*joined, by_tensor[node.output[0]]])))
-    yield from groups
-    yield from reversed(groups)
+            group = {by_tensor[node.output[0]], *(back[name] for name in node.input if name in back)}
+            touched = [each for each in groups if each & group]
+            groups = [each for each in groups if not each & group] + [group.union(*touched)]
+    return groups
 
 
 class _OneFeed(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types

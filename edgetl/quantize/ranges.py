@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ METHODS = {
 
 
 def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: CalibrationRecipe) -> Ranges:
-    """Return the range of every activation; the image's is 0 to 1, whatever was seen, so that its bytes are its
-    quantized form.
+    """Return the range of every activation; the image's is 0 to 1, whatever was seen.
 
     Args:
         model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
@@ -38,36 +38,53 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: Cal
         recipe: its method.
 
     Raises:
-        CalibrationError: no image came, or the network answers with what is not finite.
+        CalibrationError: no image came, or an activation or an answer is not finite.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet_tools():
+    image = model.graph.input[0].name
+    with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "core.onnx"
         onnx.save(model, source)
-        calibrator = create_calibrator(
-            source,
-            op_types_to_calibrate=None,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=METHODS[recipe.method],
-        )
+        with quiet_tools():
+            calibrator = create_calibrator(
+                source,
+                op_types_to_calibrate=None,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=METHODS[recipe.method],
+            )
         network = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
         seen = 0
         for images in batches:
             feed = feed_of(model, images)
-            # The calibrators take a NaN for a small number, or fail in their own words.
+            which = f"for calibration images {seen + 1} to {seen + len(images)}"
+            # The calibrators take a NaN for a small number.
             if not all(np.isfinite(output).all() for output in network.run(None, feed)):
                 raise CalibrationError(
-                    f"the network's answers for calibration images {seen + 1} to {seen + len(images)} are not finite, "
-                    "so its activations have no range. Is a weight NaN or far too large?"
+                    f"the network's answers {which} are not finite, so its activations have no range. Is a weight NaN "
+                    "or far too large?"
                 )
-            calibrator.collect_data(_OneBatch(feed))
+            with quiet_tools(), _in_our_words(which):
+                calibrator.collect_data(_OneBatch(feed))
             seen += len(images)
         if seen == 0:
             raise CalibrationError("no image came to calibrate with")
-        data = calibrator.compute_data().data
+        with quiet_tools(), _in_our_words("for the calibration images"):
+            data = calibrator.compute_data().data
     ranges = {
         name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()
     }
-    return {**ranges, model.graph.input[0].name: (0.0, 1.0)}
+    endless = [name for name, both in ranges.items() if not np.isfinite(both).all()]
+    if endless:
+        raise CalibrationError(f"the network's activations {', '.join(endless)} are not finite, so they have no range")
+    return {**ranges, image: (0.0, 1.0)}
+
+
+@contextmanager
+def _in_our_words(which: str) -> Iterator[None]:
+    """Say what numpy says of a histogram from or to infinity."""
+    try:
+        yield
+    except ValueError as error:
+        raise CalibrationError(f"the network's activations {which} have no range: {error}") from error
 
 
 def feed_of(model: onnx.ModelProto, images: ImageArray) -> dict[str, FloatArray]:

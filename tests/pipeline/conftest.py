@@ -61,12 +61,18 @@ def fingerprint() -> Callable[[Path], dict[str, str]]:
 def write_target(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Return a function that writes a target and gives its path: write_target(precisions=["fp32"], size_bytes=1)."""
 
-    def write(precisions: tuple[str, ...] = ("int8", "fp32"), engine: str = "onnxruntime", **budget: float) -> str:
+    def write(
+        precisions: tuple[str, ...] = ("int8", "fp32"),
+        engine: str = "onnxruntime",
+        device: str = "cpu",
+        **budget: float,
+    ) -> str:
         path = tmp_path_factory.mktemp("target") / "own.toml"
         bounds = {"accuracy_drop_points": 0.5, **budget}
         path.write_text(
             'schema = 1\nname = "own"\ndescription = "a device"\n\n[engine]\n'
             f'name = "{engine}"\n'
+            f'device = "{"cuda" if engine == "tensorrt" else device}"\n'
             f"precisions = {list(precisions)}\n\n[budget]\n"
             + "".join(f"{name} = {value}\n" for name, value in bounds.items())
         )

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import edgetl
-from edgetl.bundle import Bundle
+from edgetl.bundle import Artifact, Bundle
 from edgetl.errors import MissingError
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, steps
+from edgetl.pipeline.artifacts import open_here
 from edgetl.records import Latency, Progress
-from edgetl.runtime import Predictor, verify_bundle
+from edgetl.runtime import Predictor, Session, verify_bundle
 
 STAGES = [
     "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
@@ -112,8 +113,7 @@ class TestReport:
     def test_the_evaluation_split_measures_float_and_what_ships_and_nothing_else(
         self, built: Bundle, settings: BuildSettings, write_target: Callable[..., str]
     ) -> None:
-        target = write_target(precisions=("fp32", "int8"))
-        other = build(settings.model_copy(update={"target": target}))
+        other = build(settings.model_copy(update={"target": write_target(precisions=("fp32", "int8"))}))
         for bundle, measured in ((built, {"fp32", built.manifest.artifact.precision}), (other, {"fp32"})):
             judged = report_of(bundle).judged
             assert judged.ships == (bundle.manifest.artifact.precision,)
@@ -122,6 +122,19 @@ class TestReport:
                 low, high = unseen.accuracy_interval
                 assert low <= unseen.accuracy <= high
                 assert sum(map(sum, unseen.confusion)) == 6
+
+    def test_a_float_artifact_that_does_not_run_as_the_reference_answers_for_itself(
+        self, built: Bundle, settings: BuildSettings, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def open_spied(folder: Path, artifact: Artifact) -> Session:
+            asked.append((artifact.precision, artifact.execution.device))
+            return open_here(folder, artifact)
+
+        monkeypatch.setattr("edgetl.pipeline.measure.open_here", open_spied)
+        build(settings.model_copy(update={"target": write_target(precisions=("fp32",), device="cuda")}))
+        assert asked == [("fp32", "cuda")]
 
     def test_the_float_artifact_computes_what_was_trained(self, built: Bundle) -> None:
         parity = report_of(built).parity

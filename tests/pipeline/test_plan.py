@@ -91,12 +91,23 @@ def test_another_budget_judges_anew_and_makes_nothing_anew(keys_of: Keys, write_
     assert [name for name in ORDER if before[name] != after[name]] == ["judged", "bundle"]
 
 
-def test_a_target_of_float_alone_has_no_stage_of_quantization(
-    plan_of: Callable[..., Plan], write_target: Callable[..., str]
-) -> None:
-    plan = plan_of(target=write_target(precisions=("fp32",)))
-    left_out = {"calibrated", "quantized", "answered", "bundle"}
-    assert [stage.name for stage in plan.stages] == [name for name in ORDER if name not in left_out]
+@pytest.mark.parametrize(
+    ("engine", "precisions", "left_out"),
+    [
+        ("onnxruntime", ("fp32",), {"calibrated", "quantized", "answered"}),
+        ("onnxruntime", ("int8",), set()),
+        ("tensorrt", ("fp16",), {"calibrated"}),
+        ("tensorrt", ("int8+fp16",), set()),
+    ],
+)
+def test_stages_that_a_target_has_no_use_for_are_left_out(
+    engine: str, precisions: tuple[str, ...], left_out: set[str], plan_of: Callable[..., Plan],
+    write_target: Callable[..., str],
+) -> None:  # fmt: skip
+    if engine == "tensorrt":
+        pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
+    plan = plan_of(target=write_target(precisions=precisions, engine=engine))
+    assert [stage.name for stage in plan.stages] == [name for name in ORDER[:-1] if name not in left_out]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgetl.compile import compile_graph
-from edgetl.compile.typed import in_float32
+from edgetl.compile import compile_graph, in_float32
 from edgetl.errors import CalibrationError
 from edgetl.quantize import Ranges, calibrate
 from edgetl.quantize.by_modelopt import type_graph
@@ -124,7 +123,19 @@ def test_an_activation_that_is_always_zero_has_a_scale_that_float16_holds(tiny_c
     dead = dict.fromkeys(ranges, (0.0, 0.0))
     for precision, graph in type_graph(tiny_core, dead, IMAGES[:8], ("int8+fp16", "int8")).items():
         compile_graph(graph.SerializeToString(), "tensorrt")
-        assert {scale for both in activations(graph).values() for scale in both} == {2.0**-14}, precision
+        assert {scale for both in activations(graph).values() for scale in both} == {2.0**-24}, precision
+
+
+@pytest.mark.parametrize("precision", ["int8+fp16", "fp16"])
+def test_a_layer_that_sees_what_is_too_large_for_float16_stays_in_float32(tiny_core: Any, precision: Precision) -> None:
+    large = onnx.ModelProto.FromString(tiny_core.SerializeToString())
+    kernel = next(each for each in large.graph.initializer if each.name == "kernel")
+    kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * np.float32(3e5), "kernel"))
+    found = calibrate(large, [IMAGES], load_recipe("minmax"))
+    assert max(abs(bound) for both in found.values() for bound in both) > 65504
+    typed = type_graph(large, found, IMAGES[:8], (precision,))[precision]
+    expected = run(large, IMAGES)
+    assert np.abs(run(typed, IMAGES) - expected).max() <= 0.05 * np.abs(expected).max()
 
 
 def test_an_activation_without_a_range_is_an_error(tiny_core: Any) -> None:
@@ -132,30 +143,30 @@ def test_an_activation_without_a_range_is_an_error(tiny_core: Any) -> None:
         type_graph(tiny_core, {}, IMAGES[:8], ("int8",))
 
 
-def test_what_a_quantized_concat_joins_has_its_scale() -> None:
-    model = joined(second=3.0)
+def test_what_quantized_concats_join_has_one_scale() -> None:
+    model = joined()
     found = calibrate(model, [IMAGES], load_recipe("minmax"))
     scales = activations(type_graph(model, found, IMAGES[:8], ("int8",))["int8"])
-    names = ("left", "right", "both")
+    names = ("left", "right", "both", "all")
     assert set(names) <= set(scales)
     widest = max(max(map(abs, found[name])) for name in names) / 127
+    assert max(map(abs, found["left"])) / 127 < 0.9 * widest
     assert [scales[name] for name in names] == [pytest.approx([widest] * len(scales[name])) for name in names]
 
 
-def joined(second: float) -> onnx.ModelProto:
-    """Return a network in which two convolutions' outputs are joined, and read one by one too."""
+def joined() -> onnx.ModelProto:
+    """Return a network whose joined branches, which are read one by one too, are joined again with wider ones."""
     random = np.random.default_rng(3)
 
-    def weights(*shape: int) -> onnx.TensorProto:
-        return onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32) / 8)
+    def weights(*shape: int, scale: float = 0.125) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array((scale * random.normal(size=shape)).astype(np.float32))
 
     # ModelOpt leaves convolutions of fewer channels in float.
     kernels = {
-        "kernel_a": weights(32, 3, 3, 3), "kernel_b": weights(32, 3, 3, 3), "kernel_c": weights(32, 64, 3, 3),
-        "kernel_d": weights(32, 32, 3, 3), "kernel_e": weights(32, 32, 3, 3), "kernel_f": weights(32, 96, 3, 3),
+        "kernel_a": weights(32, 3, 3, 3), "kernel_b": weights(32, 3, 3, 3), "kernel_c": weights(32, 64, 3, 3, scale=1),
+        "kernel_d": weights(32, 32, 3, 3), "kernel_e": weights(32, 32, 3, 3), "kernel_f": weights(32, 160, 3, 3),
         "head": weights(32, 3),
     }  # fmt: skip
-    kernels["kernel_b"].CopyFrom(onnx.numpy_helper.from_array(second * onnx.numpy_helper.to_array(kernels["kernel_b"])))
     for name, tensor in kernels.items():
         tensor.name = name
     node = onnx.helper.make_node
@@ -163,10 +174,10 @@ def joined(second: float) -> onnx.ModelProto:
         node("Conv", ["image", "kernel_a"], ["a"], strides=[2, 2]), node("Relu", ["a"], ["left"]),
         node("Conv", ["image", "kernel_b"], ["b"], strides=[2, 2]), node("Relu", ["b"], ["right"]),
         node("Concat", ["left", "right"], ["both"], axis=1),
-        node("Conv", ["both", "kernel_c"], ["c"]), node("Relu", ["c"], ["d"]),
-        node("Conv", ["left", "kernel_d"], ["e"]), node("Relu", ["e"], ["f"]),
-        node("Conv", ["right", "kernel_e"], ["g"]), node("Relu", ["g"], ["h"]),
-        node("Concat", ["d", "f", "h"], ["all"], axis=1), node("Conv", ["all", "kernel_f"], ["i"]),
+        node("Conv", ["both", "kernel_c"], ["c"], pads=[1] * 4), node("Relu", ["c"], ["d"]),
+        node("Conv", ["left", "kernel_d"], ["e"], pads=[1] * 4), node("Relu", ["e"], ["f"]),
+        node("Conv", ["right", "kernel_e"], ["g"], pads=[1] * 4), node("Relu", ["g"], ["h"]),
+        node("Concat", ["both", "d", "f", "h"], ["all"], axis=1), node("Conv", ["all", "kernel_f"], ["i"]),
         node("GlobalAveragePool", ["i"], ["j"]), node("Flatten", ["j"], ["k"]),
         node("MatMul", ["k", "head"], ["logits"]),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -184,10 +185,18 @@ class TestTheGraph:
         np.testing.assert_allclose(run(quantized, images, fused=True), exact, atol=1e-5 * np.abs(exact).max())
 
     def test_the_tools_log_nothing_and_leave_logging_as_it_was(self, caplog: pytest.LogCaptureFixture) -> None:
-        before = logging.getLogger().level
         quantize(network(), batches(1), MINMAX)
-        assert logging.getLogger().level == before
         assert not caplog.records
+        logging.getLogger("anyone").error("still heard")
+        assert [record.message for record in caplog.records] == ["still heard"]
+
+    def test_what_brings_the_photos_may_print_meanwhile(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def told() -> Iterator[ImageArray]:
+            sys.stdout.write("a batch\n")
+            yield from batches(1)
+
+        quantize(network(), told(), MINMAX)
+        assert capsys.readouterr().out == "a batch\n"
 
     @pytest.mark.parametrize("method", recipe_names())
     def test_nothing_is_printed_where_results_go(self, method: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,4 +244,20 @@ class TestRefusals:
         left.CopyFrom(numpy_helper.from_array(values, "left"))
         message = r"answers for calibration images 1 to \d+ are not finite, so its activations have no range"
         with pytest.raises(CalibrationError, match=message):
+            quantize(model, batches(1), load_recipe(method))
+
+    @pytest.mark.parametrize("method", recipe_names())
+    def test_an_activation_that_overflows_on_the_way_has_no_range(self, method: str) -> None:
+        model = network()
+        stem = next(tensor for tensor in model.graph.initializer if tensor.name == "stem")
+        stem.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stem) * np.float32(1e38), "stem"))
+        reader = next(node for node in model.graph.node if "stem" in node.input)
+        raw = f"{reader.output[0]}_raw"
+        clip = helper.make_node("Clip", [raw, "low", "high"], [reader.output[0]], "clip")
+        reader.output[0] = raw
+        model.graph.node.insert(list(model.graph.node).index(reader) + 1, clip)
+        for name, bound in (("low", 0), ("high", 6)):
+            model.graph.initializer.append(numpy_helper.from_array(np.float32(bound), name))
+        assert np.isfinite(run(model, draw(16))).all()
+        with pytest.raises(CalibrationError, match=r"activations .*have no range"):
             quantize(model, batches(1), load_recipe(method))
