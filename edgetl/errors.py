@@ -116,4 +116,5 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return f"Known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"Known: {', '.join(names[:12])}{more}." if names else "There is none."

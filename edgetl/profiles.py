@@ -59,7 +59,12 @@ def load_named(package: str, name: str, kind: type[R], error: type[EdgetlError],
             f"A file of your own works too: ./my-{what}.toml"
         )
     own = _own(package) / f"{name}.toml"
-    return read_toml(own if own.is_file() else resources.files(package) / f"{name}.toml", kind, error)
+    if not own.is_file():
+        return read_toml(resources.files(package) / f"{name}.toml", kind, error)
+    record = read_toml(own, kind, error)
+    if (said := getattr(record, "name", name)) != name:
+        raise error(f"{own}: says name = {said!r}, but a file in this folder goes by its own name. Say {name!r}")
+    return record
 
 
 def _own(package: str) -> Path:

@@ -73,5 +73,5 @@ def test_a_name_like_no_other_is_answered_with_the_known_ones_sorted() -> None:
 
 
 def test_a_long_list_of_known_names_is_cut_at_twelve() -> None:
-    assert nearest("?", (f"n{index:02}" for index in range(13))).endswith("n10, n11, ...."), "twelve names"
+    assert nearest("?", (f"n{index:02}" for index in range(13))).endswith("n10, n11 and 1 more."), "twelve names"
     assert nearest("?", [f"n{index:02}" for index in range(12)]).endswith("n10, n11.")

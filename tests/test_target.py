@@ -105,6 +105,11 @@ class TestOwnTargets:
         (own / "cpu.toml").write_text(TARGET.replace('"mine"', '"cpu"'))
         assert load_target("cpu").description == "The box under my desk"
 
+    def test_one_that_goes_by_another_name_than_its_files_is_refused(self, own: Path) -> None:
+        (own / "bench.toml").write_text(TARGET)
+        with pytest.raises(TargetError, match=r"bench\.toml: says name = 'mine', but a file in this folder goes by"):
+            load_target("bench")
+
     def test_one_that_cannot_be_read_is_named_and_does_not_disturb_others(self, own: Path) -> None:
         (own / "broken.toml").write_text("schema: 1")
         assert load_target("jetson").name == "jetson-orin-nano"

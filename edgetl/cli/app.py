@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from edgetl.cli import bench, build, compile, predict, targets, verify
-from edgetl.cli.console import complain
+from edgetl.cli.console import complain, out
 from edgetl.errors import EdgetlError, nearest
 
 __all__ = ["app", "main"]
@@ -19,12 +19,23 @@ UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="edgetl",
-    help="From a folder of photos to a verified, measured bundle that runs on an edge device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback(invoke_without_command=True)
+def edgetl(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """From a folder of photos to a verified, measured bundle that runs on an edge device."""
+    if version:
+        from edgetl import __version__
+
+        out.print(f"edgetl {__version__}")
+        raise typer.Exit
+
+
 for verb in (build.build, predict.predict, verify.verify, bench.bench):
     app.command()(verb)
 app.command("compile")(compile.compile_)

@@ -66,7 +66,7 @@ def build(
     }  # fmt: skip
     builds = pipeline.read_builds(config, flags)
     if dry_run:
-        _print_plans(builds)
+        _print_plans(builds, json)
         return
     reports = []
     for bundle in pipeline.build_each(builds, Shown(), force):
@@ -85,12 +85,27 @@ def build(
         raise BudgetError(f"MISSED: {'; '.join(missed)}. Every bundle was written all the same")
 
 
-def _print_plans(builds: list[BuildSettings]) -> None:
+def _print_plans(builds: list[BuildSettings], json: bool) -> None:
+    from edgetl.data import SPLITS
     from edgetl.pipeline import make_plans
 
     plans = make_plans(builds, Shown())
     first = plans[0]
-    sizes = ", ".join(f"{len(first.dataset.of(split))} {split}" for split in ("train", "val", "test"))
+    photos = {split: len(first.dataset.of(split)) for split in SPLITS}
+    if json:
+        bundles = [
+            {
+                "bundle": str(plan.settings.out),
+                "target": plan.target.name,
+                "engine": plan.target.engine.name,
+                "precisions": plan.target.engine.precisions,
+                "done": {stage.name: stage.done for stage in plan.stages},
+            }
+            for plan in plans
+        ]
+        print_json({"photos": photos, "labels": first.dataset.labels, "builds": bundles})
+        return
+    sizes = ", ".join(f"{count} {split}" for split, count in photos.items())
     out.print(f"data      {first.settings.data}: {sizes} photos of {len(first.dataset.labels)} classes")
     out.print(f"backbone  {first.settings.backbone}, weights: {first.weights.record.source}")
     seen: set[Path] = set()

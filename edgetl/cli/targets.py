@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option, Typer
 
-from edgetl.cli.console import out, print_json
+from edgetl.cli.console import complain, out, print_json
+
+if TYPE_CHECKING:
+    from edgetl.target import TargetProfile
 
 __all__ = ["app"]
 
@@ -19,9 +22,7 @@ def targets(context: Context, json: Json = False) -> None:
     """List the devices that can be built for; show one; say which fits this machine."""
     if context.invoked_subcommand:
         return
-    from edgetl.target import load_target, target_names
-
-    profiles = [load_target(name) for name in target_names()]
+    profiles = _every()
     if json:
         print_json({"targets": [profile.model_dump(mode="json", by_alias=True) for profile in profiles]})
         return
@@ -66,10 +67,9 @@ def show(
 def detect(json: Json = False) -> None:
     """Say what this machine is, which targets fit it, and what is missing for the others."""
     from edgetl import bench
-    from edgetl.target import load_target, target_names
 
     found = bench.detect()
-    fits = [bench.fit(load_target(name), found) for name in target_names()]
+    fits = [bench.fit(profile, found) for profile in _every()]
     if json:
         print_json(
             {"machine": found.model_dump(mode="json"), "targets": [each.model_dump(mode="json") for each in fits]}
@@ -86,3 +86,22 @@ def detect(json: Json = False) -> None:
         mark = "fits" if each.fits else "no  " if each.wrong else "lacks"
         reasons = "; ".join(each.wrong or [f"missing: {one}" for one in each.missing])
         out.print(f"{mark:6} {each.target:18} {reasons}")
+
+
+def _every() -> list[TargetProfile]:
+    """Return every target that can be read."""
+    from edgetl.target import target_names
+
+    return [profile for profile in map(_readable, target_names()) if profile]
+
+
+def _readable(name: str) -> TargetProfile | None:
+    """Return a target; None, after saying why, where it is one of the user's own that cannot be read."""
+    from edgetl.errors import TargetError
+    from edgetl.target import load_target
+
+    try:
+        return load_target(name)
+    except TargetError as error:
+        complain(f"left out: {error}")
+        return None

@@ -24,8 +24,9 @@ def verify(
         print_json(verified)
         return
     out.print(f"{bundle}: {verified.files} files are as the manifest says")
-    for one in verified.skipped:
-        out.print(f"{one.path} for {one.engine}: not replayed here. {one.reason}")
+    for reason in dict.fromkeys(one.reason for one in verified.skipped):
+        paths = ", ".join(f"{one.path} for {one.engine}" for one in verified.skipped if one.reason == reason)
+        out.print(f"not replayed here: {paths}. {reason}")
     for each in verified.replayed:
         out.print(
             f"{each.golden.images} golden photos answered alike by {each.engine} on {each.device}, {each.precision}: "

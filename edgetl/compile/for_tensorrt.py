@@ -85,9 +85,9 @@ def load_tensorrt() -> Any:
         import tensorrt
     except ModuleNotFoundError:
         raise MissingError(
-            "TensorRT is needed to run this bundle and is not installed. On a Jetson it comes with JetPack: "
-            "sudo apt-get install python3-libnvinfer, and a venv sees it with --system-site-packages; on a PC: "
-            "pip install tensorrt"
+            "TensorRT is needed to run this bundle and is not installed on this machine. On a Jetson it comes with "
+            "JetPack: sudo apt-get install python3-libnvinfer, and a venv sees it with --system-site-packages; on a PC "
+            "with an NVIDIA GPU: pip install tensorrt"
         ) from None
     except (ImportError, OSError) as error:
         raise MissingError(f"TensorRT is installed and cannot be loaded: {error}") from error

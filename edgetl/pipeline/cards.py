@@ -34,6 +34,7 @@ def model_card(plan: Plan, report: BuildReport, artifacts: Sequence[Artifact]) -
         for each in judged.measured
     )
     name = plan.settings.out.resolve().name
+    extras = ",".join(dict.fromkeys(ENGINE_KINDS[each.engine].extra for each in artifacts))
     return f"""# {name}
 
 Tells {len(report.labels)} classes apart: {", ".join(report.labels)}.
@@ -59,7 +60,7 @@ float, which the rest is held against.
 ## Use it
 
 ```
-pip install 'edgetl[{ENGINE_KINDS[artifact.engine].extra}]'
+pip install 'edgetl[{extras}]'
 edgetl verify {name}
 edgetl predict {name} photo.jpg
 ```
@@ -79,13 +80,15 @@ def on_device(plan: Plan, artifacts: Sequence[Artifact]) -> str:
     typed = [artifact for artifact in artifacts if artifact.engine == PLANNED]
     ladder = "\n".join(f"{place}. `{each.path}`: {each.precision}" for place, each in enumerate(typed, 1))
     requires = "\n".join(f"- {each.replace('>=', ' ')} or newer" for each in target.device.requires)
-    return f"""# {name} on a {target.description}
+    return f"""# {name} on its device: {target.description}
 
 The device must have:
 
 {requires}
 
 ## With edgetl
+
+In the folder that holds `{name}`:
 
 ```
 pip install 'edgetl[tensorrt,ort]'      # TensorRT itself comes with the device
@@ -106,7 +109,8 @@ What is tried, in this order, since a device may not be able to build one of the
 
 ## With trtexec
 
-Precision is in the graphs, so no precision flag is needed; `--stronglyTyped` is for TensorRT 10, and harmless in 11.
+In the bundle's folder. Precision is in the graphs, so no precision flag is needed; `--stronglyTyped` is for TensorRT
+10, and harmless in 11. Another graph of the list above takes the place of `model.onnx`.
 
 ```
 {_trtexec(typed[0], target.device.architecture)}

@@ -189,6 +189,11 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
     """
     first = builds[0]
     targets = [_load_target(settings) for settings in builds]
+    asked: dict[str, str] = {}
+    for settings, target in zip(builds, targets, strict=True):
+        if target.name in asked:
+            raise SettingsError(f"--target {asked[target.name]} and {settings.target} are both {target.name}")
+        asked[target.name] = settings.target
     recipe = load_recipe(first.recipe)
     weights = choose_weights(first.backbone, first.weights, first.seed)
     device = pick_device(first.device)

@@ -78,7 +78,9 @@ def _weigh(
     if float_.latency_p50_ms is not None and candidate.latency_p50_ms is not None:
         speed_up = float_.latency_p50_ms / candidate.latency_p50_ms
     good = False
-    finer = f", one photo being {100.0 / paired.images:.2f}" if allowed > budget and paired.drop_points > budget else ""
+    finer = ""
+    if budget < paired.drop_points <= allowed:
+        finer = f" as far as so few photos tell, one being {100.0 / paired.images:.2f}"
     if paired.drop_points > allowed:
         reason = f"{name} is outside the budget of {budget:g} points: {change}"
     elif speed_up is None:

@@ -20,7 +20,7 @@ from edgetl.runtime.cudart import Cuda, open_cuda
 from edgetl.runtime.golden import replay_golden
 from edgetl.runtime.on_tensorrt import TensorRtSession
 from edgetl.runtime.plans import find_plan, make_plan, plan_key
-from edgetl.runtime.session import PLANNED, Session, find_stand_in, open_file
+from edgetl.runtime.session import PLANNED, Session, find_stand_in, open_file, stands_in
 
 __all__ = ["CompiledBundle", "PlannedSession", "compile_bundle", "open_planned"]
 
@@ -176,7 +176,7 @@ class PlannedSession:
             except EdgetlError as error:
                 planned, why = None, str(error)
             if planned is None:
-                self.degraded = f"{_answers(self._current)}: the plan could not be built: {why}"
+                self.degraded = stands_in(self._current.artifact, f"the plan could not be built: {why}")
                 LOG.warning("%s", self.degraded)
                 return
             before, self._current, self.degraded = self._current, planned, None
@@ -204,9 +204,5 @@ class PlannedSession:
         if stand_in is None:
             raise MissingError(f"{why}, and the bundle holds nothing else. Run: edgetl compile {self._bundle.folder}")
         session = open_file(self._bundle, stand_in, self._threads)
-        session.degraded = f"{_answers(session)}: {why}"
+        session.degraded = stands_in(session.artifact, why)
         return session
-
-
-def _answers(session: Session) -> str:
-    return f"{session.artifact.engine} on {session.artifact.execution.device} answers"

@@ -85,6 +85,8 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return _as_rgb(_upright(photo))
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{name}: a folder, but a photo is needed") from None
     except UnidentifiedImageError:
         raise DataError(f"{name}: not a picture in a format that is read ({', '.join(FORMATS)})") from None
     except DataError:

@@ -89,15 +89,21 @@ def open_session(
             return planned
         return open_file(bundle, asked, threads)
     except (MissingError, SessionError) as error:
-        if not fallback:
-            raise
         stand_in = find_stand_in(bundle)
         if stand_in is None:
             raise
+        if not fallback:
+            way = f"{stand_in.engine} on {stand_in.execution.device} answers in {stand_in.precision}"
+            raise type(error)(f"{error}. With --fallback (in Python fallback=True), {way}") from error
         session = open_file(bundle, stand_in, threads)
-        session.degraded = f"{stand_in.engine} on {stand_in.execution.device} answers: {error}"
+        session.degraded = stands_in(stand_in, error)
         LOG.warning("%s", session.degraded)
         return session
+
+
+def stands_in(artifact: Artifact, why: object) -> str:
+    """Return what a session says of itself that answers in place of what was asked for."""
+    return f"{artifact.engine} on {artifact.execution.device} answers instead, in {artifact.precision}: {why}"
 
 
 def find_stand_in(bundle: Bundle) -> Artifact | None:

@@ -40,6 +40,11 @@ class TestOpen:
         with pytest.raises(BundleError, match=r"not a bundle \(a folder without manifest\.json\)"):
             Bundle.open(tmp_path)
 
+    def test_a_folder_of_bundles_names_them(self, own_bundle: Path) -> None:
+        message = rf"not a bundle, but a folder that holds bundles: {own_bundle}$"
+        with pytest.raises(BundleError, match=message):
+            Bundle.open(own_bundle.parent)
+
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
     def test_a_manifest_that_cannot_be_read_is_refused(self, content: bytes, own_bundle: Path) -> None:
         (own_bundle / "manifest.json").write_bytes(content)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -30,6 +31,9 @@ class TestUse:
         ran = edgetl()
         assert ran.code == 2
         assert all(f"  {verb} " in ran.err for verb in VERBS)
+
+    def test_the_version_is_printed(self, edgetl: Run) -> None:
+        assert edgetl("--version").out == f"edgetl {metadata.version('edgetl')}\n"
 
     def test_help_goes_to_stdout(self, edgetl: Run) -> None:
         ran = edgetl("--help")

@@ -107,6 +107,20 @@ class TestDryRun:
         ]
         assert "30 train, 6 val, 0 test photos of 3 classes" in ran.out
 
+    def test_json_is_one_object(self, built: Bundle, edgetl: Run, small_build: dict[str, Any], tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        ran = edgetl("build", *flags(small_build, epochs=9), "--out", out, "--dry-run", "--json")
+        assert ran.json == {
+            "photos": {"train": 30, "val": 6, "test": 0},
+            "labels": ["blue", "green", "red"],
+            "builds": [
+                {
+                    "bundle": str(out), "target": "cpu", "engine": "onnxruntime", "precisions": ["int8", "fp32"],
+                    "done": {stage: stage in STAGES[:3] for stage in STAGES},
+                }
+            ],
+        }  # fmt: skip
+
     def test_it_lists_the_stages_that_are_to_do(
         self, built: Bundle, edgetl: Run, small_build: dict[str, Any], tmp_path: Path
     ) -> None:

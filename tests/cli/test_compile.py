@@ -88,7 +88,9 @@ def test_a_machine_without_tensorrt_says_what_brings_it(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     ran = edgetl(verb, jetson_bundle, *([tiny_photos[0]] if verb == "predict" else []))
     assert (ran.code, ran.out) == (4, "")
-    assert "TensorRT is needed to run this bundle and is not installed. On a Jetson it comes with JetPack" in ran.err
+    assert "is not installed on this machine. On a Jetson it comes with JetPack" in ran.err
+    way = "With --fallback (in Python fallback=True), onnxruntime on cpu answers in fp32"
+    assert (way in ran.err) == (verb == "predict")
 
 
 def test_predict_answers_through_the_fall_back_where_that_is_allowed(
@@ -99,7 +101,7 @@ def test_predict_answers_through_the_fall_back_where_that_is_allowed(
     ran = edgetl("predict", jetson_bundle, tiny_photos[0], "--fallback", "--json")
     assert ran.code == 0
     assert ran.json["predictions"][0]["label"] in {"apple", "banana", "cherry"}
-    assert "onnxruntime on cpu answers: TensorRT is needed" in caplog.text
+    assert "onnxruntime on cpu answers instead, in fp32: TensorRT is needed" in caplog.text
 
 
 def test_predict_does_not_build_a_plan_but_says_how(
@@ -124,4 +126,4 @@ def test_bench_measures_the_fall_back_where_that_is_allowed(
     ran = edgetl("bench", jetson_bundle, "--seconds", 0.05, "--fallback")
     assert ran.code == 0, ran.err
     assert "onnxruntime on cpu, fp32" in ran.out
-    assert "degraded       onnxruntime on cpu answers: TensorRT is needed" in ran.out
+    assert "degraded       onnxruntime on cpu answers instead, in fp32: TensorRT is needed" in ran.out

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgetl.target import load_target, target_names
 
@@ -52,3 +55,16 @@ def test_detect_says_what_this_is_and_what_fits(edgetl: Run) -> None:
     found = edgetl("targets", "detect", "--json").json
     assert [each["target"] for each in found["targets"]] == list(target_names())
     assert found["machine"]["cores"] >= 1
+
+
+@pytest.mark.parametrize("verb", [(), ("detect",)])
+def test_one_of_the_users_own_that_cannot_be_read_is_named_and_left_out(
+    verb: tuple[str, ...], edgetl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "edgetl" / "targets").mkdir(parents=True)
+    (tmp_path / "edgetl" / "targets" / "broken.toml").write_text("schema: 1")
+    ran = edgetl("targets", *verb)
+    assert ran.code == 0
+    assert "broken.toml: not TOML" in ran.err
+    assert any("raspberry-pi-5" in line for line in ran.out.splitlines())

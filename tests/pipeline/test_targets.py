@@ -126,6 +126,12 @@ class TestJetson:
             )
 
 
+def test_one_device_under_two_names_is_an_error(small_build: dict[str, Any], tmp_path: Path) -> None:
+    builds = [BuildSettings(**small_build, target=name, out=tmp_path / name) for name in ("jetson", "jetson-orin-nano")]
+    with pytest.raises(SettingsError, match="--target jetson and jetson-orin-nano are both jetson-orin-nano"):
+        next(build_each(builds))
+
+
 FLAGS = {"data": "photos", "out": Path("out")}
 
 

@@ -87,7 +87,7 @@ def test_one_photo_is_allowed_where_the_budget_is_finer_than_that() -> None:
     found = judge(lost=1, photos=50)
     assert found.precision == "int8"
     assert found.reason == (
-        "INT8 is 2.00x faster and inside the budget of 0.5 points, one photo being 2.00: "
+        "INT8 is 2.00x faster and inside the budget of 0.5 points as far as so few photos tell, one being 2.00: "
         "2.00 points lost on 50 held-out photos"
     )
 
@@ -99,7 +99,7 @@ def test_two_photos_are_not() -> None:
 
 
 def test_the_size_of_one_photo_is_not_mentioned_where_it_does_not_matter() -> None:
-    assert "one photo" not in judge(lost=0, photos=50).reason
+    assert "so few photos" not in judge(lost=0, photos=50).reason
 
 
 @pytest.mark.parametrize("photos", [3, 7, 300])

@@ -114,8 +114,8 @@ class TestBackground:
         bundle = Bundle.open(jetson.bundle)
         session = open_session(bundle, build_plan=True)
         assert answers_as(session, bundle, "fallback.onnx")
-        assert session.degraded == "onnxruntime on cpu answers: there is no plan for this device yet"
-        assert "answers: there is no plan for this device yet; it is being built" in caplog.text
+        assert session.degraded == "onnxruntime on cpu answers instead, in fp32: there is no plan for this device yet"
+        assert "answers instead, in fp32: there is no plan for this device yet; it is being built" in caplog.text
         wait_for_the_plan()
         assert (session.degraded, session.artifact.path) == (None, "model.onnx")
         assert answers_as(session, bundle, "model.onnx")
@@ -175,7 +175,7 @@ class TestLoss:
             strict.run(images)
         assert answers_as(lenient, bundle, "fallback.onnx")
         assert lenient.degraded is not None
-        assert lenient.degraded.startswith("onnxruntime on cpu answers: the GPU does not answer: cuda")
+        assert lenient.degraded.startswith("onnxruntime on cpu answers instead, in fp32: the GPU does not answer: cuda")
         assert lenient.degraded in caplog.text
         strict.close()
         lenient.close()
@@ -190,7 +190,7 @@ class TestLoss:
         with caplog.at_level(logging.WARNING):
             session = open_session(bundle, fallback=True)
         assert answers_as(session, bundle, "fallback.onnx")
-        assert "onnxruntime on cpu answers: TensorRT is needed to run this bundle" in caplog.text
+        assert "onnxruntime on cpu answers instead, in fp32: TensorRT is needed to run this bundle" in caplog.text
 
     def test_verify_replays_what_can_be_run_and_names_what_cannot(
         self, typed_bundle: Any, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +234,7 @@ def test_the_first_answer_comes_at_once_though_the_plan_takes_half_a_minute(
     told = [sys.executable, "-m", "edgetl", "predict", str(jetson.bundle), str(photo)]
     ran = subprocess.run(told, capture_output=True, text=True, check=True)
     predicted = time.monotonic() - started
-    assert "onnxruntime on cpu answers: there is no plan for this device yet" in ran.stderr
+    assert "onnxruntime on cpu answers instead, in fp32: there is no plan for this device yet" in ran.stderr
 
     started = time.monotonic()
     with subprocess.Popen(
@@ -254,7 +254,7 @@ def test_the_first_answer_comes_at_once_though_the_plan_takes_half_a_minute(
         last = json.loads(server.stdout.readline())
         _, said = server.communicate(timeout=30)
     sys.stderr.write(f"first answer after {predicted:.2f} s (predict) and {answered:.2f} s (a long-running program)\n")
-    assert first == ["onnxruntime on cpu answers: there is no plan for this device yet", "onnxruntime"]
+    assert first == ["onnxruntime on cpu answers instead, in fp32: there is no plan for this device yet", "onnxruntime"]
     assert last == [None, "tensorrt"]
     assert "model.onnx answers now, through TensorRT" in said
     assert predicted <= 1.5, f"edgetl predict took {predicted:.2f} s"
