@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=9)
     options = parser.parse_args()
     plan = make_plan(read_settings(options.config, {}), Quiet())
-    if plan.quantized is None or not plan.compiled.done:
+    if not plan.lower_precisions or not plan.compiled.done:
         raise SettingsError(
             f"{options.config}: its INT8 graph is not in the cache. Run: edgetl build --config {options.config}"
         )
@@ -54,7 +54,7 @@ def main() -> None:
     planes = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
     pairs = {
         "float_over_int8": ((float_, int8), (image, image)),
-        "float_face_over_bare": ((float_, plan.exported.folder / "core.onnx"), (image, planes)),
+        "float_face_over_bare": ((float_, plan.core), (image, planes)),
         "int8_face_over_bare": ((int8, plan.quantized.folder / "int8.onnx"), (image, planes)),
     }
     ratios: dict[str, list[float]] = {}
