@@ -43,6 +43,8 @@ __all__ = ["STEPS"]
 
 # What the export stage leaves beside the core graph.
 EXPECTED = "expected.npy"
+# Calibration photos that a quantizer may look at besides; what is too large for float16 is bounded tenfold.
+SAMPLE = 4
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -137,7 +139,7 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     """Make the core graphs of the precisions below float32, in the way that the target's engine takes."""
     core = onnx.load(plan.core)
     ranges = plan.calibrated.read("calibrated", Calibrated).ranges if plan.calibrates else {}
-    images = next(image_batches(plan.usable, _calibration_items(plan)[:BATCH], plan.faced, BATCH))
+    images = next(image_batches(plan.usable, _calibration_items(plan)[:SAMPLE], plan.faced, SAMPLE))
     graphs = quantize_for(plan.target.engine.name, core, ranges, images, plan.recipe, plan.lower_precisions)
     for precision, graph in graphs.items():
         write_file(folder / f"{precision}.onnx", graph.SerializeToString(deterministic=True))
