@@ -65,9 +65,9 @@ def fit(target: TargetProfile, found: Detected) -> Fit:
     wrong, missing = _of_another_kind(target, found.architecture, found.board), []
     # A machine of 8 GB tells of a little less.
     if device.memory_mb is not None and found.memory_mb < 0.8 * device.memory_mb:
-        wrong.append(f"has {device.memory_mb} MB of memory, this {found.memory_mb} MB")
+        wrong.append(f"needs {device.memory_mb} MB of memory, this has {found.memory_mb} MB")
     if device.vendor == "nvidia" and found.gpu is None:
-        wrong.append("has an NVIDIA GPU, and none can be used here")
+        wrong.append("needs an NVIDIA GPU, and none can be used here")
     if found.jetson_linux is not None and engine.name == "tensorrt" and _parts(found.jetson_linux) < FIRST_L4T:
         wrong.append(f"needs JetPack 6.1 (Jetson Linux 36.4), this is Jetson Linux {found.jetson_linux}")
     if engine.name not in found.engines or engine.device not in found.engines[engine.name]:
@@ -88,15 +88,20 @@ def _version_of(name: str, versions: dict[str, str]) -> str | None:
 
 def is_of_kind(target: TargetProfile) -> bool:
     """Say whether this machine is of a target's kind, so that what is measured here holds there."""
-    return not _of_another_kind(target, platform.machine(), board_model())
+    return not differences(target)
+
+
+def differences(target: TargetProfile) -> tuple[str, ...]:
+    """Return, in words, what tells this machine from a target's kind; nothing where it is of that kind."""
+    return tuple(_of_another_kind(target, platform.machine(), board_model()))
 
 
 def _of_another_kind(target: TargetProfile, architecture: str, board: str | None) -> list[str]:
     device, wrong = target.device, []
     if device.architecture not in {"any", architecture}:
-        wrong.append(f"is {device.architecture}, this is {architecture}")
+        wrong.append(f"needs {device.architecture}, this is {architecture}")
     if device.boards and not any(each in (board or "") for each in device.boards):
-        wrong.append(f"is a {device.boards[0]}, this is {board or 'no such board'}")
+        wrong.append(f"needs a {device.boards[0]}, this is {board or 'no such board'}")
     return wrong
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgetl.bench.detect import differences
 from edgetl.bench.machine import Machine, describe_machine
 from edgetl.bench.timing import summarise, time_calls
 from edgetl.bundle import Bundle
-from edgetl.errors import ExportError, MissingError, SettingsError
+from edgetl.errors import ExportError, MissingError, SettingsError, TargetError
 from edgetl.records import Device, Latency, Precision, Progress, Quiet, Record, TimeSplit
 from edgetl.runtime import Predictor, compile_bundle
+from edgetl.target import load_target
 
 __all__ = ["BenchReport", "ColdStart", "bench_bundle"]
 
@@ -52,10 +54,15 @@ class ColdStart(Record):
 
 
 class BenchReport(Record):
-    """What was measured, on which machine; `quick` marks runs under 60 s, as the MLPerf-style rules ask."""
+    """What was measured, on which machine; `quick` marks runs under 60 s, as the MLPerf-style rules ask.
+
+    `unlike_target` says what tells this machine from the bundle's target, where that is known: the figures are then of
+    this machine, and say little of the device.
+    """
 
     bundle: str
     target: str
+    unlike_target: tuple[str, ...]
     engine: str
     device: Device
     precision: Precision
@@ -102,6 +109,7 @@ def bench_bundle(
     return BenchReport(
         bundle=str(folder),
         target=bundle.manifest.target,
+        unlike_target=_unlike(bundle.manifest.target),
         engine=artifact.engine,
         device=artifact.execution.device,
         precision=artifact.precision,
@@ -130,6 +138,14 @@ def _make_plan(folder: Path, fallback: bool, progress: Progress) -> None:
     except (MissingError, ExportError):
         if not fallback:
             raise
+
+
+def _unlike(target: str) -> tuple[str, ...]:
+    """Return what tells this machine from a target; nothing of one that is not known here."""
+    try:
+        return differences(load_target(target))
+    except TargetError:
+        return ()
 
 
 def _photos(bundle: Bundle) -> tuple[list[bytes], str]:

@@ -44,6 +44,8 @@ def _print_report(report: BenchReport) -> None:
     )
     if report.degraded:
         out.print(f"degraded       {report.degraded}")
+    if report.unlike_target:
+        out.print(f"unlike         {report.target}, which {'; '.join(report.unlike_target)}")
     out.print(f"machine        {report.machine.cpu}, {report.machine.cores} cores, load {report.machine.load_1min}")
     out.print(
         f"single stream  p50 {shown(stream.p50_ms)}, p90 {shown(stream.p90_ms)}, p99 {shown(stream.p99_ms)}, "

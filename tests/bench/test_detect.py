@@ -73,11 +73,11 @@ class TestFit:
     @pytest.mark.parametrize(
         ("target", "machine", "changed", "reason"),
         [
-            ("raspberry-pi-5", ORIN, {}, "is a Raspberry Pi 5, this is NVIDIA Jetson Orin Nano Developer Kit"),
-            ("jetson", PI, {}, "is a Jetson Orin Nano, this is Raspberry Pi 5 Model B Rev 1.0"),
-            ("x86-server", PI, {}, "is x86_64, this is aarch64"),
-            ("raspberry-pi-5", PI, {"memory_mb": 1000}, "has 2048 MB of memory, this 1000 MB"),
-            ("jetson", ORIN, {"gpu": None}, "has an NVIDIA GPU, and none can be used here"),
+            ("raspberry-pi-5", ORIN, {}, "needs a Raspberry Pi 5, this is NVIDIA Jetson Orin Nano Developer Kit"),
+            ("jetson", PI, {}, "needs a Jetson Orin Nano, this is Raspberry Pi 5 Model B Rev 1.0"),
+            ("x86-server", PI, {}, "needs x86_64, this is aarch64"),
+            ("raspberry-pi-5", PI, {"memory_mb": 1000}, "needs 2048 MB of memory, this has 1000 MB"),
+            ("jetson", ORIN, {"gpu": None}, "needs an NVIDIA GPU, and none can be used here"),
             ("jetson", ORIN, {"jetson_linux": "36.3.0"}, "needs JetPack 6.1 (Jetson Linux 36.4), this is Jetson Linux"),
             ("jetson", ORIN, {"jetson_linux": "35.4.1"}, "needs JetPack 6.1 (Jetson Linux 36.4), this is Jetson Linux"),
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ def test_people_read_a_line_for_each_figure(edgetl: Run, tiny_bundle: Path) -> N
         "machine", "single stream", "split (p50)", "throughput", "cold start"
     ]  # fmt: skip
     assert rest[-1] == "quick: under 60 s a measurement"
+
+
+def test_figures_of_another_machine_than_the_target_say_so(edgetl: Run, own_bundle: Path) -> None:
+    manifest = own_bundle / "manifest.json"
+    said = json.loads(manifest.read_text())
+    other = "raspberry-pi-5" if platform.machine() == "x86_64" else "x86-server"
+    manifest.write_text(json.dumps({**said, "target": other}))
+    ran = edgetl("bench", own_bundle, "--seconds", 0.05)
+    assert f"unlike         {other}, which needs " in ran.out
+    manifest.write_text(json.dumps({**said, "target": "a box of nobody's"}))
+    assert edgetl("bench", own_bundle, "--seconds", 0.05, "--json").json["unlike_target"] == []
 
 
 def test_no_time_is_refused(edgetl: Run, tiny_bundle: Path) -> None:
