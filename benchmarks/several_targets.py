@@ -69,7 +69,7 @@ def train(settings: BuildSettings, cache: Path) -> None:
     """Copy the training stages into another cache, after making them where they are not there yet."""
     plan = make_plan(settings, Quiet())
     if not plan.tuned.done:
-        build(settings.model_copy(update={"out": settings.out / "trained"}))
+        build(settings.model_copy(update={"out": settings.out.with_name("trained")}))
     for stage in (plan.check, plan.view, plan.frozen, plan.tuned):
         shutil.copytree(stage.folder, cache / "stages" / stage.folder.name)
 
