@@ -117,4 +117,4 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if close:
         return f"Did you mean {' or '.join(close)}?"
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"Known: {', '.join(names[:12])}{more}." if names else "There is none."
+    return f"Known: {', '.join(names[:12])}{more}." if names else "None is known here."

@@ -70,6 +70,7 @@ def test_a_typo_is_answered_with_the_nearest_names_best_first() -> None:
 
 def test_a_name_like_no_other_is_answered_with_the_known_ones_sorted() -> None:
     assert nearest("xyz", ["cpu", "arm"]) == "Known: arm, cpu."
+    assert nearest("xyz", []) == "None is known here."
 
 
 def test_a_long_list_of_known_names_is_cut_at_twelve() -> None:

@@ -38,7 +38,7 @@ class Bundle:
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            inside = sorted(str(each.parent) for each in folder.glob(f"*/{MANIFEST}"))
+            inside = sorted(str(each.parent) for each in folder.glob(f"[!.]*/{MANIFEST}"))
             if inside:
                 raise BundleError(f"{folder}: not a bundle, but a folder that holds bundles: {', '.join(inside)}")
             found = "a folder without manifest.json" if folder.is_dir() else "no such folder"

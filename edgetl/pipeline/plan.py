@@ -40,7 +40,7 @@ PARITY_PHOTOS = 128
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/results", "pipeline/steps")
-MEASURING = ("bench", "pipeline/measure")
+MEASURING = ("bench/accuracy", "pipeline/measure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,13 +245,13 @@ def _make_plan(
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
     exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
     machine = describe_machine().model_dump(exclude={"load_1min"})
-    reference = Stage.of("reference", MEASURING, exported, machine)
+    reference = Stage.of("reference", (), exported, machine)
     calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
     quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))
     graphs = quantized if lower_precisions(target) else exported
     compiled = Stage.of("compiled", (), graphs, engine.name, engine.device, engines, devices_of(engine.name))
-    answered = Stage.of("answered", MEASURING, compiled, machine)
-    judged = Stage.of("judged", ("quantize", *MEASURING), reference, answered, target.model_dump())
+    answered = Stage.of("answered", (), compiled, machine)
+    judged = Stage.of("judged", ("quantize", "bench"), reference, answered, target.model_dump())
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,

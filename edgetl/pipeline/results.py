@@ -74,7 +74,7 @@ class CompiledStage(Record):
 
 
 class Answered(Record):
-    """The answering stage: by precision, the engine and the device that answered for the held-out photos."""
+    """The answering stage: by precision, what answered for the held-out photos, in words."""
 
     by: dict[Precision, str]
 

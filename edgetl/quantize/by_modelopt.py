@@ -31,7 +31,7 @@ OPSET = 19
 MOST = 6550.0
 # The largest INT8 value.
 TOP = 127
-# float16's smallest number: a smaller scale would become 0, which TensorRT refuses.
+# float16's smallest number, which holds only such small ranges roughly: less would become 0, which TensorRT refuses.
 LEAST_SCALE = 2.0**-24
 
 
@@ -66,8 +66,9 @@ def type_graph(
                 typed["int8+fp16"] = _in_float16(whole, photos)
             if "fp16" in precisions:
                 typed["fp16"] = _in_float16(source, photos)
-        except ModuleNotFoundError:
-            raise missing_library("nvidia-modelopt", "train", "build for TensorRT") from None
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0].replace("modelopt", "nvidia-modelopt")
+            raise missing_library(library, "train", "build for TensorRT") from error
     for graph in typed.values():
         del graph.graph.value_info[:], graph.metadata_props[:]
     return {precision: typed[precision] for precision in precisions}

@@ -12,6 +12,7 @@ import numpy as np
 from edgetl.bundle import Artifact, Bundle
 from edgetl.errors import MissingError, SessionError
 from edgetl.records import FloatArray, ImageArray, ModelContent, TensorSpec
+from edgetl.runtime.devices import devices_of
 from edgetl.target import ENGINE_KINDS
 
 __all__ = [
@@ -90,11 +91,11 @@ def open_session(
         return open_file(bundle, asked, threads)
     except (MissingError, SessionError) as error:
         stand_in = find_stand_in(bundle)
-        if stand_in is None:
+        if stand_in is None or stand_in.execution.device not in devices_of(stand_in.engine):
             raise
         if not fallback:
-            way = f"{stand_in.engine} on {stand_in.execution.device} answers in {stand_in.precision}"
-            raise type(error)(f"{error}. With --fallback (in Python fallback=True), {way}") from error
+            way = f"{stand_in.engine} on {stand_in.execution.device} in {stand_in.precision}"
+            raise type(error)(f"{error} (or let {way} answer: --fallback, in Python fallback=True)") from error
         session = open_file(bundle, stand_in, threads)
         session.degraded = stands_in(stand_in, error)
         LOG.warning("%s", session.degraded)

@@ -41,6 +41,7 @@ class TestOpen:
             Bundle.open(tmp_path)
 
     def test_a_folder_of_bundles_names_them(self, own_bundle: Path) -> None:
+        shutil.copytree(own_bundle, own_bundle.with_name(".tiny.partial-0a"))
         message = rf"not a bundle, but a folder that holds bundles: {own_bundle}$"
         with pytest.raises(BundleError, match=message):
             Bundle.open(own_bundle.parent)

@@ -16,6 +16,7 @@ from edgetl.bundle import Bundle, Manifest, write_bundle, write_file
 from edgetl.compile import compile_graph
 from edgetl.records import Execution
 from edgetl.runtime import expect
+from edgetl.runtime.golden import Skipped, Verified
 
 Run = Callable[..., Any]
 
@@ -89,7 +90,7 @@ def test_a_machine_without_tensorrt_says_what_brings_it(
     ran = edgetl(verb, jetson_bundle, *([tiny_photos[0]] if verb == "predict" else []))
     assert (ran.code, ran.out) == (4, "")
     assert "is not installed on this machine. On a Jetson it comes with JetPack" in ran.err
-    way = "With --fallback (in Python fallback=True), onnxruntime on cpu answers in fp32"
+    way = "(or let onnxruntime on cpu in fp32 answer: --fallback, in Python fallback=True)"
     assert (way in ran.err) == (verb == "predict")
 
 
@@ -127,3 +128,15 @@ def test_bench_measures_the_fall_back_where_that_is_allowed(
     assert ran.code == 0, ran.err
     assert "onnxruntime on cpu, fp32" in ran.out
     assert "degraded       onnxruntime on cpu answers instead, in fp32: TensorRT is needed" in ran.out
+
+
+def test_verify_names_what_this_machine_cannot_replay_and_why_once(
+    edgetl: Run, jetson_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skipping(folder: Path) -> Verified:
+        skipped = [Skipped(path=path, engine="tensorrt", reason="no GPU here") for path in ("a.onnx", "b.onnx")]
+        return Verified(bundle=str(folder), files=3, replayed=(), skipped=tuple(skipped))
+
+    monkeypatch.setattr("edgetl.runtime.verify_bundle", skipping)
+    ran = edgetl("verify", jetson_bundle)
+    assert "not replayed here: a.onnx for tensorrt, b.onnx for tensorrt. no GPU here\n" in ran.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -66,3 +67,19 @@ class TestCheckImages:
         fixed = SPEC.model_copy(update={"shape": (1, 33, 33, 3)})
         with pytest.raises(SessionError, match=r"of shape \(1, 33, 33, 3\), found uint8 \(2, 33, 33, 3\)"):
             check_images(draw(2), fixed)
+
+
+def test_what_cannot_stand_in_is_not_promised(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = own_bundle / "manifest.json"
+    said = json.loads(manifest.read_text())
+    said["artifacts"][0]["execution"]["device"] = "cuda"
+    manifest.write_text(json.dumps(said))
+    bundle = Bundle.open(own_bundle)
+    monkeypatch.setattr("edgetl.runtime.session.devices_of", lambda engine: ("cpu",))
+    with pytest.raises(MissingError, match=r"\(or let onnxruntime on cpu in fp32 answer: --fallback"):
+        open_session(bundle)
+    monkeypatch.setattr("edgetl.runtime.session.devices_of", lambda engine: ())
+    for fallback in (False, True):
+        with pytest.raises(MissingError) as caught:
+            open_session(bundle, fallback=fallback)
+        assert "fallback" not in str(caught.value)
