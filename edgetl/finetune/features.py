@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
 from edgetl.backbones import Backbone, freeze
-from edgetl.data import Item, image_batches
+from edgetl.data import Item, image_batches, keep_rows
 from edgetl.errors import BackboneError
 from edgetl.finetune.device import as_input, autocast
 from edgetl.finetune.workbench import Workbench
@@ -24,16 +23,9 @@ BATCH = 32
 def write_features(
     path: Path, backbone: Backbone, items: Sequence[Item], how: Preprocess, bench: Workbench
 ) -> FloatArray:
-    """Return the memory-mapped features at `path` (npy), float32 of shape (items, features), after computing them.
-
-    They are written as they come, so memory stays flat whatever the number of photos, and a full disk is an error
-    that the system reports rather than a crash of the mapping.
-    """
-    with path.open("wb") as file:
-        header = npy.header_data_from_array_1_0(np.empty((0, backbone.features), dtype=np.float32))
-        npy.write_array_header_1_0(file, {**header, "shape": (len(items), backbone.features)})
-        for features in _stream(backbone, items, how, bench, mirror=False):
-            file.write(features.tobytes())
+    """Return the memory-mapped features at `path` (npy), float32 of shape (items, features), after computing them."""
+    for _ in keep_rows(path, _stream(backbone, items, how, bench, mirror=False), len(items)):
+        pass
     mapped: FloatArray = np.load(path, mmap_mode="r")
     return mapped
 

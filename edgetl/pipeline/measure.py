@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,16 @@ import numpy as np
 
 from edgetl.bench import answer_all, describe_machine, interleave, is_of_kind
 from edgetl.bundle import Artifact
-from edgetl.data import Item, image_batches, labels_of, load_image
+from edgetl.data import image_batches, keep_rows, labels_of
 from edgetl.errors import MissingError
-from edgetl.export import measure_parity
+from edgetl.export import check_parity, measure_parity
 from edgetl.metrics import PairedResult, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
-from edgetl.pipeline.artifacts import open_core, open_here, open_written, size_of
-from edgetl.pipeline.plan import BATCH, REFERENCE, Plan
+from edgetl.pipeline.artifacts import open_here, open_written, size_of, tolerance, write_artifact
+from edgetl.pipeline.plan import BATCH, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Answered, CompiledStage, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import Candidate, Verdict, allowed_drop, decide
-from edgetl.records import FloatArray, IntArray, Latency, Precision, Preprocess, Progress
+from edgetl.quantize import Candidate, allowed_drop, decide
+from edgetl.records import FloatArray, ImageArray, IntArray, Latency, Precision, Progress
 from edgetl.runtime import PLANNED, Session
 
 __all__ = ["answer", "answered", "judged", "reference"]
@@ -32,19 +32,24 @@ ROUNDS, PER_ROUND = 10, 20
 
 
 def reference(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Let the float core graph answer, once for all targets, for the photos that they are chosen and measured by."""
-    _, held, unseen = plan.parts
-    with closing(open_core(plan.core.read_bytes(), REFERENCE)) as session:
-        logits = answer({"fp32": session}, (*held, *unseen), plan.faced, plan, progress)["fp32"]
-        record = Reference(by=_who(session, session.artifact))
+    """Let the float graph answer for the photos that targets are chosen and measured by, prove that it computes what
+    was trained, and keep the photos as it read them: all once for every target."""
+    items = (*plan.parts[1], *plan.parts[2])
+    artifact = write_artifact(folder, plan.core.read_bytes(), "fp32", REFERENCE, plan.info)
+    with closing(open_written(folder, artifact)) as session:
+        photos = keep_rows(folder / PHOTOS, image_batches(plan.usable, items, plan.faced, BATCH), len(items))
+        logits = answer_all({"fp32": session}, photos, len(items), "answering in fp32", progress)["fp32"]
+        by = _who(session, artifact)
+    parity = measure_parity(plan.expected, logits[plan.parity_rows])
+    check_parity(parity, f"the artifact for {artifact.engine}", tolerance(artifact))
     np.save(folder / LOGITS, logits, allow_pickle=False)
-    write_record(folder, "reference", record)
+    write_record(folder, "reference", Reference(artifact=artifact, by=by, parity=parity))
 
 
 def answered(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Let every artifact below float32 answer for the held-out photos, which one of them is chosen by."""
+    """Let the artifacts that are tried answer for the held-out photos, which one of them is chosen by."""
     made = plan.compiled.read("compiled", CompiledStage)
-    answers, by = _answer_with([made.of(each) for each in plan.lower_precisions], plan.parts[1], plan, progress)
+    answers, by = _answer_with(map(made.of, plan.tried), plan.photos[0], plan, progress)
     for precision, logits in answers.items():
         np.save(folder / f"{precision}.npy", logits, allow_pickle=False)
     write_record(folder, "answered", Answered(by=by))
@@ -54,6 +59,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     """Time every artifact where this machine is of the device's kind, decide which ships, and measure what ships on
     the photos that nothing was chosen by."""
     _, held, unseen = plan.parts
+    held_photos, unseen_photos = plan.photos
     made = plan.compiled.read("compiled", CompiledStage)
     held_labels, unseen_labels = labels_of(held), labels_of(unseen)
     floats = np.split(np.load(plan.reference.folder / LOGITS, allow_pickle=False), [len(held)])
@@ -62,9 +68,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     on_unseen: dict[Precision, FloatArray] = {"fp32": floats[1]}
     if plan.lower_precisions:
         by |= plan.answered.read("answered", Answered).by
-        on_held |= {
-            each: np.load(plan.answered.folder / f"{each}.npy", allow_pickle=False) for each in plan.lower_precisions
-        }
+        on_held |= {each: np.load(plan.answered.folder / f"{each}.npy", allow_pickle=False) for each in plan.tried}
 
     latencies = _latencies(plan, made.artifacts, progress)
     candidates: dict[Precision, Candidate] = {
@@ -72,8 +76,10 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
         for name, logits in on_held.items()
     }
     verdict = decide(candidates, held_labels, plan.target)
-    ships = _ships(plan, verdict, candidates, held_labels)
-    answers, who = _answer_with(list(filter(_is_not_reference, map(made.of, ships))), unseen, plan, progress)
+    behind, who = _answer_with(map(made.of, plan.tried.get(verdict.precision, ())), held_photos, plan, progress)
+    on_held, by = on_held | behind, by | who
+    ships = _ships(plan, verdict.precision, on_held, held_labels)
+    answers, who = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_photos, plan, progress)
     on_unseen |= answers
     measured = {
         name: Measured(
@@ -81,7 +87,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             answered_by=by[name],
             size_bytes=size_of(plan.compiled.folder, made.of(name)),
             latency=latencies[name] if latencies else None,
-            held_out_accuracy=accuracy(candidates[name].answers, held_labels),
+            held_out_accuracy=accuracy(logits.argmax(axis=1), held_labels),
             unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), {**by, **who}[name])
             if name in on_unseen
             else None,
@@ -101,25 +107,27 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def answer(
-    sessions: Mapping[Precision, Session], items: tuple[Item, ...], how: Preprocess, plan: Plan, progress: Progress
+    sessions: Mapping[Precision, Session], photos: ImageArray, progress: Progress
 ) -> dict[Precision, FloatArray]:
-    """Return each session's logits for the items' photos, by its precision."""
-    batches = image_batches(plan.usable, items, how, BATCH)
-    return answer_all(sessions, batches, len(items), f"answering in {', '.join(sessions)}", progress)
+    """Return each session's logits for photos, uint8 of shape (photos, height, width, 3), by its precision."""
+    batches = (photos[start : start + BATCH] for start in range(0, len(photos), BATCH))
+    return answer_all(sessions, batches, len(photos), f"answering in {', '.join(sessions)}", progress)
 
 
 def _answer_with(
-    artifacts: Sequence[Artifact], items: tuple[Item, ...], plan: Plan, progress: Progress
+    artifacts: Iterable[Artifact], photos: ImageArray, plan: Plan, progress: Progress
 ) -> tuple[dict[Precision, FloatArray], dict[Precision, str]]:
-    """Return compiled artifacts' logits for the items' photos, and what computed them, both by precision."""
-    if not artifacts:
+    """Return compiled artifacts' logits for photos, and what computed them, both by precision."""
+    by_precision = {each.precision: each for each in artifacts}
+    if not by_precision:
         return {}, {}
     with ExitStack() as stack:
         sessions = {
-            each.precision: stack.enter_context(closing(open_here(plan.compiled.folder, each))) for each in artifacts
+            precision: stack.enter_context(closing(open_here(plan.compiled.folder, each)))
+            for precision, each in by_precision.items()
         }
-        answers = answer(sessions, items, plan.faced, plan, progress)
-        return answers, {each.precision: _who(sessions[each.precision], each) for each in artifacts}
+        answers = answer(sessions, photos, progress)
+        return answers, {precision: _who(sessions[precision], each) for precision, each in by_precision.items()}
 
 
 def _who(session: Session, artifact: Artifact) -> str:
@@ -136,21 +144,23 @@ def _is_not_reference(artifact: Artifact) -> bool:
 
 
 def _ships(
-    plan: Plan, verdict: Verdict, candidates: Mapping[Precision, Candidate], labels: IntArray
+    plan: Plan, chosen: Precision, on_held: Mapping[Precision, FloatArray], labels: IntArray
 ) -> tuple[Precision, ...]:
-    """Return the precisions that ship, in the order in which a device tries them."""
+    """Return the precisions that ship, in the order in which a device tries them, given the logits of those that were
+    looked at for the held-out photos."""
     if plan.target.engine.name != PLANNED:
-        return (verdict.precision,)
+        return (chosen,)
     # What the device can build is known on the device only, so what else is inside the budget goes with it, and float
     # for what answers until there is a plan.
     budget, allowed = plan.target.budget.accuracy_drop_points, plan.target.engine.precisions
+    answers = {name: logits.argmax(axis=1) for name, logits in on_held.items()}
     spares = (
         each
-        for each in allowed[allowed.index(verdict.precision) + 1 :]
-        if compare_paired(candidates["fp32"].answers, candidates[each].answers, labels).drop_points
-        <= allowed_drop(budget, len(labels))
+        for each in allowed[allowed.index(chosen) + 1 :]
+        if each in answers
+        and compare_paired(answers["fp32"], answers[each], labels).drop_points <= allowed_drop(budget, len(labels))
     )
-    return (verdict.precision, *spares, "fp32")
+    return (chosen, *spares, "fp32")
 
 
 def _unseen(logits: FloatArray, labels: IntArray, classes: int, answered_by: str) -> Unseen:
@@ -173,7 +183,7 @@ def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) 
         return None
     with ExitStack() as stack:
         calls = {}
-        image = load_image(plan.usable.path_of(plan.parts[1][0]), plan.faced)[None]
+        image = plan.photos[0][:1]
         for each in artifacts:
             try:
                 session = open_written(plan.compiled.folder, plan.as_run(each))

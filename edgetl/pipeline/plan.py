@@ -8,11 +8,13 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backbone
 from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import Artifact, check_output
+from edgetl.compile import ModelInfo
 from edgetl.data import Check, Dataset, Item, balanced, hold_out, read_dataset, without_bad
 from edgetl.errors import DataError, MissingError, SettingsError
 from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
@@ -20,15 +22,17 @@ from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe, load_recipe
-from edgetl.records import Precision, Preprocess, Progress
+from edgetl.records import FloatArray, ImageArray, Precision, Preprocess, Progress
 from edgetl.runtime import devices_of
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
 
-__all__ = ["BATCH", "REFERENCE", "Plan", "make_plan", "make_plans"]
+__all__ = ["BATCH", "EXPECTED", "PHOTOS", "REFERENCE", "Plan", "make_plan", "make_plans"]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
+# What the export stage leaves of the trained network's answers, and the reference stage of the photos.
+EXPECTED, PHOTOS = "expected.npy", "photos.npy"
 # Photos that go through a graph at once.
 BATCH = 16
 # Share of the training photos that every choice is made on.
@@ -87,6 +91,15 @@ class Plan:
     def lower_precisions(self) -> tuple[Precision, ...]:
         """The precisions that the target allows below float32."""
         return lower_precisions(self.target)
+
+    @property
+    def tried(self) -> dict[Precision, list[Precision]]:
+        """The lower precisions that are tried, in order, each with the later ones that quantize alike and differ in the
+        rest: they stand behind it, and are looked at only where it ships."""
+        alike: dict[str, list[Precision]] = {}
+        for each in self.lower_precisions:
+            alike.setdefault(each.partition("+")[0], []).append(each)
+        return {first: rest for first, *rest in alike.values()}
 
     def engine_for(self, precision: Precision) -> EngineProfile:
         """Return the engine that an artifact of this precision is compiled for, with nothing said of how it is run:
@@ -157,6 +170,12 @@ class Plan:
         return self.exported.folder / "core.onnx"
 
     @property
+    def expected(self) -> FloatArray:
+        """The trained network's logits for the parity photos, once the export stage is done."""
+        logits: FloatArray = np.load(self.exported.folder / EXPECTED, allow_pickle=False)
+        return logits
+
+    @property
     def faced(self) -> Preprocess:
         """The preprocessing of the exported graph, once the export stage is done: with the border that it asks for."""
         return self.exported.read("exported", Exported).preprocess
@@ -164,6 +183,23 @@ class Plan:
     def bench(self, progress: Progress) -> Workbench:
         """Return what training works with, once the check stage is done."""
         return Workbench(dataset=self.usable, device=self.device, progress=progress)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What an artifact says of itself, once the export stage is done."""
+        return ModelInfo(labels=self.usable.labels, preprocess=self.faced)
+
+    @property
+    def photos(self) -> tuple[ImageArray, ImageArray]:
+        """The photos held out and those that nothing is chosen by, as the network reads them: uint8 of shape (photos,
+        height, width, 3), memory-mapped, once the reference stage is done."""
+        held, unseen = np.split(np.load(self.reference.folder / PHOTOS, mmap_mode="r"), [len(self.parts[1])])
+        return held, unseen
+
+    @property
+    def parity_rows(self) -> list[int]:
+        """Where the parity photos stand among those held out."""
+        return [self.parts[1].index(photo) for photo in self.parity_photos]
 
     @property
     def parity_photos(self) -> tuple[Item, ...]:
@@ -248,10 +284,10 @@ def _make_plan(
     reference = Stage.of("reference", (), exported, machine)
     calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
     quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))
-    graphs = quantized if lower_precisions(target) else exported
-    compiled = Stage.of("compiled", (), graphs, engine.name, engine.device, engines, devices_of(engine.name))
-    answered = Stage.of("answered", (), compiled, machine)
-    judged = Stage.of("judged", ("quantize", "bench"), reference, answered, target.model_dump())
+    lower = quantized if lower_precisions(target) else None
+    compiled = Stage.of("compiled", (), reference, lower, engine.name, engine.device, engines, devices_of(engine.name))
+    answered = Stage.of("answered", (), compiled)
+    judged = Stage.of("judged", ("quantize", "bench"), answered, target.model_dump())
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,

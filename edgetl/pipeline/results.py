@@ -50,9 +50,12 @@ class Exported(Record):
 
 
 class Reference(Record):
-    """The reference stage: the engine and the device that answered for the float core graph."""
+    """The reference stage: the float artifact in its folder, what answered for it, in words, and its parity with the
+    trained network."""
 
+    artifact: Artifact
     by: str
+    parity: Parity
 
 
 class Calibrated(Record):

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from edgetl.bundle import Parity, write_file
-from edgetl.compile import ModelInfo
+from edgetl.bench import answer_all
+from edgetl.bundle import Artifact, write_file
 from edgetl.data import Item, check_dataset, image_batches, labels_of
 from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
 from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
@@ -30,19 +30,16 @@ from edgetl.finetune import (
 )
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
-from edgetl.pipeline.artifacts import open_core, open_here, tolerance, write_artifact
+from edgetl.pipeline.artifacts import copy_artifact, open_core, open_here, tolerance, write_artifact
 from edgetl.pipeline.measure import answer, answered, judged, reference
-from edgetl.pipeline.plan import BATCH, REFERENCE, Plan
-from edgetl.pipeline.results import Calibrated, CompiledStage, Exported, Frozen, Tuned
+from edgetl.pipeline.plan import BATCH, EXPECTED, REFERENCE, Plan
+from edgetl.pipeline.results import Calibrated, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import calibrate, quantize_for, select_items
-from edgetl.records import FloatArray, Precision, Preprocess, Progress
-from edgetl.runtime import Session
+from edgetl.records import Precision, Progress
 
 __all__ = ["STEPS"]
 
-# What the export stage leaves beside the core graph.
-EXPECTED = "expected.npy"
 # Calibration photos that a quantizer may look at besides; what is too large for float16 is bounded tenfold.
 SAMPLE = 4
 
@@ -110,7 +107,9 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
             core = graph.model.SerializeToString(deterministic=True)
             # On ONNX Runtime, whatever the target's engine is: so the stage serves every target.
             with closing(open_core(core, REFERENCE)) as session:
-                parity = _parity(session, expected, graph.preprocess, plan, progress)
+                photos = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
+                answers = answer_all({"fp32": session}, photos, len(expected), f"proving {exporter}", progress)
+            parity = measure_parity(expected, answers["fp32"])
             check_parity(parity, f"the graph of torch's {exporter} exporter")
         except (ExportError, ParityError, SessionError) as error:
             failures.append(str(error))
@@ -146,20 +145,23 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Compile the core graphs for the target's engine, and prove that the float one computes the same."""
-    cores: dict[Precision, Path] = {"fp32": plan.core}
-    if plan.lower_precisions:
-        cores |= {each: plan.quantized.folder / f"{each}.onnx" for each in plan.lower_precisions}
-    info = ModelInfo(labels=plan.usable.labels, preprocess=plan.faced)
-    artifacts = tuple(
-        write_artifact(folder, core.read_bytes(), precision, plan.engine_for(precision), info)
-        for precision, core in cores.items()
-    )
-    expected = np.load(plan.exported.folder / EXPECTED, allow_pickle=False)
-    with closing(open_here(folder, artifacts[0])) as session:
-        parity = _parity(session, expected, plan.faced, plan, progress)
-        check_parity(parity, f"the artifact for {artifacts[0].engine}", tolerance(session.artifact))
-    write_record(folder, "compiled", CompiledStage(artifacts=artifacts, parity=parity))
+    """Compile the core graphs for the target's engine, and prove that the float one computes the same; the reference's
+    serves where that is what it is."""
+
+    def write(core: Path, precision: Precision) -> Artifact:
+        return write_artifact(folder, core.read_bytes(), precision, plan.engine_for(precision), plan.info)
+
+    reference, engine = plan.reference.read("reference", Reference), plan.engine_for("fp32")
+    if (engine.name, engine.device) == (REFERENCE.name, REFERENCE.device):
+        plain, parity = copy_artifact(plan.reference.folder, reference.artifact, folder, "fp32"), reference.parity
+    else:
+        plain = write(plan.core, "fp32")
+        with closing(open_here(folder, plain)) as session:
+            answers = answer({"fp32": session}, plan.photos[0][plan.parity_rows], progress)
+            parity = measure_parity(plan.expected, answers["fp32"])
+            check_parity(parity, f"the artifact for {plain.engine}", tolerance(session.artifact))
+    lower = (write(plan.quantized.folder / f"{each}.onnx", each) for each in plan.lower_precisions)
+    write_record(folder, "compiled", CompiledStage(artifacts=(plain, *lower), parity=parity))
 
 
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
@@ -172,11 +174,6 @@ STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
 
 def _calibration_items(plan: Plan) -> tuple[Item, ...]:
     return select_items(plan.parts[0], plan.recipe)
-
-
-def _parity(session: Session, expected: FloatArray, how: Preprocess, plan: Plan, progress: Progress) -> Parity:
-    """Return the parity of a session with the trained network's answers."""
-    return measure_parity(expected, answer({"fp32": session}, plan.parity_photos, how, plan, progress)["fp32"])
 
 
 def _headed(plan: Plan) -> Classifier:

@@ -45,7 +45,7 @@ def decide(candidates: Mapping[Precision, Candidate], actual: IntArray, target: 
     speed was not measured, the target's order of precisions stands for it.
 
     Args:
-        candidates: by precision; `fp32`, which the others are held against, and all that the target allows.
+        candidates: by precision; `fp32`, which the others are held against, and those of the target's that were tried.
         actual: the true classes of the held-out photos, shape (images,).
         target: whose budget and precisions count.
     """
@@ -54,7 +54,8 @@ def decide(candidates: Mapping[Precision, Candidate], actual: IntArray, target: 
         only = "allows float only" if len(allowed) == 1 else "prefers float"
         return Verdict(precision="fp32", reason=f"{target.name} {only}", drop_points=0.0, speed_up=1.0)
     refused = []
-    for precision in allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed:
+    before = allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed
+    for precision in filter(candidates.__contains__, before):
         verdict, good = _weigh(precision, candidates, actual, target)
         if good:
             return verdict

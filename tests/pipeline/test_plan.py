@@ -111,6 +111,23 @@ def test_stages_that_a_target_has_no_use_for_are_left_out(
 
 
 @pytest.mark.parametrize(
+    ("precisions", "tried"),
+    [
+        (("int8+fp16", "int8", "fp16"), {"int8+fp16": ["int8"], "fp16": []}),
+        (("int8", "fp16", "int8+fp16"), {"int8": ["int8+fp16"], "fp16": []}),
+        (("fp16",), {"fp16": []}),
+    ],
+)
+def test_what_quantizes_as_an_earlier_precision_does_stands_behind_it(
+    precisions: tuple[str, ...], tried: dict[str, list[str]], plan_of: Callable[..., Plan],
+    write_target: Callable[..., str],
+) -> None:  # fmt: skip
+    pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
+    plan = plan_of(target=write_target(precisions=precisions, engine="tensorrt"))
+    assert list(plan.tried.items()) == list(tried.items())
+
+
+@pytest.mark.parametrize(
     ("target", "module", "extra"), [("intel-cpu", "openvino", "openvino"), ("jetson", "modelopt", "train")]
 )
 def test_what_is_missing_to_build_is_said_before_any_work(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import pytest
 
 from edgetl.bundle import Bundle
 from edgetl.errors import SettingsError
-from edgetl.pipeline import BuildReport, BuildSettings, build_each, read_builds
+from edgetl.pipeline import BuildReport, BuildSettings, build, build_each, make_plan, read_builds
+from edgetl.pipeline.results import Reference
+from edgetl.quantize import Candidate, Verdict, decide
+from edgetl.records import IntArray, Precision, Quiet
 from edgetl.runtime import Predictor, verify_bundle
+from edgetl.target import TargetProfile
 
 pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
 
@@ -124,6 +130,28 @@ class TestJetson:
             assert (each.unseen.answered_by if each.unseen else None) == (
                 each.answered_by if each.precision in judged.ships else None
             )
+
+    def test_int8_with_a_float32_rest_is_not_tried_where_int8_with_float16_was_refused(
+        self, settings: BuildSettings, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
+        own_stages: Path,
+    ) -> None:  # fmt: skip
+        def spoil(candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile) -> Verdict:
+            wrong = replace(candidates["int8+fp16"], answers=1 - actual)
+            return decide({**candidates, "int8+fp16": wrong}, actual, target)
+
+        monkeypatch.setattr("edgetl.pipeline.measure.decide", spoil)
+        target = write_target(precisions=("int8+fp16", "int8", "fp16"), engine="tensorrt")
+        judged = report_of(build(settings.model_copy(update={"target": target}))).judged
+        assert judged.ships == ("fp16", "fp32")
+        assert [each.precision for each in judged.measured] == ["fp32", "int8+fp16", "fp16"]
+
+    def test_the_fall_back_is_what_was_compiled_and_proved_once_for_every_target(
+        self, bundle: Bundle, settings: BuildSettings
+    ) -> None:
+        stage = make_plan(settings, Quiet()).reference
+        made = stage.read("reference", Reference)
+        assert bundle.read("fallback.onnx") == (stage.folder / made.artifact.path).read_bytes()
+        assert report_of(bundle).parity == made.parity
 
 
 def test_one_device_under_two_names_is_an_error(small_build: dict[str, Any], tmp_path: Path) -> None:

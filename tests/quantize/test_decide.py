@@ -142,6 +142,11 @@ def test_where_speed_was_not_measured_the_order_of_precisions_stands_for_it() ->
 LADDER: tuple[Precision, ...] = ("int8+fp16", "int8", "fp16")
 
 
+def test_a_precision_that_was_not_tried_is_passed_over() -> None:
+    tried: dict[Precision, Candidate] = {"fp32": answers(0), "int8+fp16": answers(9), "fp16": answers(1)}
+    assert decide(tried, ALIKE, target(0.5, *LADDER, engine="tensorrt")).precision == "fp16"
+
+
 @pytest.mark.parametrize(
     ("lost", "chosen"), [((0, 0, 0), "int8+fp16"), ((9, 5, 0), "int8"), ((9, 9, 1), "fp16"), ((9, 7, 8), "int8")]
 )
