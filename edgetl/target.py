@@ -84,6 +84,9 @@ class EngineProfile(Execution):
                 raise ValueError(
                     f'precisions holds "{precision}", but {self.name} here builds {_listed(kind.precisions)}'
                 )
+        twice = [each for each in self.precisions if self.precisions.count(each) > 1]
+        if twice:
+            raise ValueError(f'precisions holds "{twice[0]}" twice; each is tried once')
         if self.device not in kind.devices:
             raise ValueError(f'device is "{self.device}", but {self.name} here runs on {_listed(kind.devices)}')
         return self

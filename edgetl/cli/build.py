@@ -153,6 +153,8 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
             f"{each.precision:10} held out {100 * each.held_out_accuracy:6.2f} %   {accuracy.split} {measured:>12}   "
             f"p50 {_milliseconds(each.p50_ms):>10}   {each.size_bytes / 1e6:6.2f} MB{mark}"
         )
+    for precision, first in judged.not_tried.items():
+        out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     out.print(f"{judged.verdict.reason}.")
     seconds = summary.seconds
     out.print(

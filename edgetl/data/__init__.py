@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from edgetl.data.check import BadImage, Check, Duplicate, Leak, check_dataset, without_bad
 from edgetl.data.dataset import SPLITS, Dataset, Item, Split, balanced, hold_out, labels_of
-from edgetl.data.loader import image_batches, keep_rows, load_image
+from edgetl.data.loader import image_batches, load_image
 from edgetl.data.readers import READERS, Reader, read_dataset
+from edgetl.data.rows import write_rows
 
 __all__ = [
     "READERS",
@@ -22,9 +23,9 @@ __all__ = [
     "check_dataset",
     "hold_out",
     "image_batches",
-    "keep_rows",
     "labels_of",
     "load_image",
     "read_dataset",
     "without_bad",
+    "write_rows",
 ]

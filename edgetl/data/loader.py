@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib import format as npy
 
 from edgetl.data.dataset import Dataset, Item
 from edgetl.records import ImageArray, Preprocess
 from edgetl.runtime.preprocess import open_photo, preprocess
 
-__all__ = ["image_batches", "keep_rows", "load_image"]
-
-Rows = TypeVar("Rows", bound="np.ndarray[Any, Any]")
+__all__ = ["image_batches", "load_image"]
 
 # Batches decoded ahead of the one in use; bounds the memory held.
 AHEAD = 2
@@ -66,18 +62,3 @@ def image_batches(
                 yield np.stack(ready)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def keep_rows(path: Path, batches: Iterable[Rows], count: int) -> Iterator[Rows]:
-    """Yield batches as they come, each once its rows are written to the array at `path` (npy), which has `count` rows.
-
-    So memory stays flat whatever their number, and a full disk is an error that the system reports rather than a crash
-    of a mapping.
-    """
-    with path.open("wb") as file:
-        for rows in batches:
-            if not file.tell():
-                header = npy.header_data_from_array_1_0(rows)
-                npy.write_array_header_1_0(file, {**header, "shape": (count, *rows.shape[1:])})
-            file.write(rows.tobytes())
-            yield rows

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgetl.backbones import Backbone, freeze
-from edgetl.data import Item, image_batches, keep_rows
+from edgetl.data import Item, image_batches, write_rows
 from edgetl.errors import BackboneError
 from edgetl.finetune.device import as_input, autocast
 from edgetl.finetune.workbench import Workbench
@@ -24,10 +24,8 @@ def write_features(
     path: Path, backbone: Backbone, items: Sequence[Item], how: Preprocess, bench: Workbench
 ) -> FloatArray:
     """Return the memory-mapped features at `path` (npy), float32 of shape (items, features), after computing them."""
-    for _ in keep_rows(path, _stream(backbone, items, how, bench, mirror=False), len(items)):
-        pass
-    mapped: FloatArray = np.load(path, mmap_mode="r")
-    return mapped
+    stream = _stream(backbone, items, how, bench, mirror=False)
+    return write_rows(path, stream, (len(items), backbone.features), np.float32)
 
 
 def extract_features(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgetl.bundle import Artifact
 from edgetl.pipeline.plan import Plan
-from edgetl.pipeline.results import BuildReport
+from edgetl.pipeline.results import BuildReport, Judged
 from edgetl.runtime import PLANNED
 from edgetl.target import ENGINE_KINDS
 
@@ -47,7 +47,7 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 {rows}
 
 **Ships {artifact.precision}.** {judged.verdict.reason}. What does not ship is not measured on {accuracy.split}, but for
-float, which the rest is held against.
+float, which the rest is held against.{_not_tried(judged)}
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
   chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
@@ -116,6 +116,13 @@ In the bundle's folder. Precision is in the graphs, so no precision flag is need
 {_trtexec(typed[0], target.device.architecture)}
 ```
 """
+
+
+def _not_tried(judged: Judged) -> str:
+    return "".join(
+        f"\nNot tried: {each}, which quantizes as {first} does, and that was not chosen."
+        for each, first in judged.not_tried.items()
+    )
 
 
 def _trtexec(artifact: Artifact, architecture: str) -> str:

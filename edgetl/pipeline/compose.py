@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetl.bench import versions_of
 from edgetl.bundle import Accuracies, Artifact, Golden, Manifest, write_file
-from edgetl.data import Check, balanced, load_image
+from edgetl.data import Check, balanced
 from edgetl.finetune import ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, tolerance
 from edgetl.pipeline.cards import model_card, on_device
@@ -122,9 +122,8 @@ def _golden(plan: Plan, folder: Path, artifacts: Sequence[Artifact]) -> Golden |
     items = balanced(plan.parts[2], plan.settings.golden, plan.settings.seed)
     if not items:
         return None
-    how = plan.faced
     paths = [plan.usable.path_of(item) for item in items]
-    images = np.stack([load_image(path, how) for path in paths])
+    images = np.concatenate(list(plan.read_kept([plan.kept.index(item) for item in items])))
     golden = write_golden(folder, paths, images)
     for artifact in artifacts:
         with closing(open_here(folder, artifact)) as session:

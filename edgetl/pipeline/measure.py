@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,16 @@ import numpy as np
 
 from edgetl.bench import answer_all, describe_machine, interleave, is_of_kind
 from edgetl.bundle import Artifact
-from edgetl.data import image_batches, keep_rows, labels_of
+from edgetl.data import labels_of
 from edgetl.errors import MissingError
 from edgetl.export import check_parity, measure_parity
 from edgetl.metrics import PairedResult, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
 from edgetl.pipeline.artifacts import open_here, open_written, size_of, tolerance, write_artifact
-from edgetl.pipeline.plan import BATCH, PHOTOS, REFERENCE, Plan
+from edgetl.pipeline.plan import REFERENCE, Plan
 from edgetl.pipeline.results import Answered, CompiledStage, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Candidate, allowed_drop, decide
-from edgetl.records import FloatArray, ImageArray, IntArray, Latency, Precision, Progress
+from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress
 from edgetl.runtime import PLANNED, Session
 
 __all__ = ["answer", "answered", "judged", "reference"]
@@ -32,13 +32,11 @@ ROUNDS, PER_ROUND = 10, 20
 
 
 def reference(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Let the float graph answer for the photos that targets are chosen and measured by, prove that it computes what
-    was trained, and keep the photos as it read them: all once for every target."""
-    items = (*plan.parts[1], *plan.parts[2])
+    """Let the float graph answer for the photos that targets are chosen and measured by, and prove that it computes
+    what was trained: once for every target."""
     artifact = write_artifact(folder, plan.core.read_bytes(), "fp32", REFERENCE, plan.info)
     with closing(open_written(folder, artifact)) as session:
-        photos = keep_rows(folder / PHOTOS, image_batches(plan.usable, items, plan.faced, BATCH), len(items))
-        logits = answer_all({"fp32": session}, photos, len(items), "answering in fp32", progress)["fp32"]
+        logits = answer({"fp32": session}, range(len(plan.kept)), plan, progress)["fp32"]
         by = _who(session, artifact)
     parity = measure_parity(plan.expected, logits[plan.parity_rows])
     check_parity(parity, f"the artifact for {artifact.engine}", tolerance(artifact))
@@ -49,7 +47,8 @@ def reference(plan: Plan, progress: Progress, folder: Path) -> None:
 def answered(plan: Plan, progress: Progress, folder: Path) -> None:
     """Let the artifacts that are tried answer for the held-out photos, which one of them is chosen by."""
     made = plan.compiled.read("compiled", CompiledStage)
-    answers, by = _answer_with(map(made.of, plan.tried), plan.photos[0], plan, progress)
+    tried = [each for each in plan.lower_precisions if each not in plan.standbys]
+    answers, by = _answer_with(map(made.of, tried), range(len(plan.parts[1])), plan, progress)
     for precision, logits in answers.items():
         np.save(folder / f"{precision}.npy", logits, allow_pickle=False)
     write_record(folder, "answered", Answered(by=by))
@@ -59,7 +58,8 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     """Time every artifact where this machine is of the device's kind, decide which ships, and measure what ships on
     the photos that nothing was chosen by."""
     _, held, unseen = plan.parts
-    held_photos, unseen_photos = plan.photos
+    rows = range(len(plan.kept))
+    held_rows, unseen_rows = rows[: len(held)], rows[len(held) :]
     made = plan.compiled.read("compiled", CompiledStage)
     held_labels, unseen_labels = labels_of(held), labels_of(unseen)
     floats = np.split(np.load(plan.reference.folder / LOGITS, allow_pickle=False), [len(held)])
@@ -67,19 +67,22 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     on_held: dict[Precision, FloatArray] = {"fp32": floats[0]}
     on_unseen: dict[Precision, FloatArray] = {"fp32": floats[1]}
     if plan.lower_precisions:
-        by |= plan.answered.read("answered", Answered).by
-        on_held |= {each: np.load(plan.answered.folder / f"{each}.npy", allow_pickle=False) for each in plan.tried}
+        tried = plan.answered.read("answered", Answered).by
+        on_held |= {each: np.load(plan.answered.folder / f"{each}.npy", allow_pickle=False) for each in tried}
+        by |= tried
 
     latencies = _latencies(plan, made.artifacts, progress)
-    candidates: dict[Precision, Candidate] = {
-        name: Candidate(latency_p50_ms=latencies[name].p50_ms if latencies else None, answers=logits.argmax(axis=1))
-        for name, logits in on_held.items()
-    }
-    verdict = decide(candidates, held_labels, plan.target)
-    behind, who = _answer_with(map(made.of, plan.tried.get(verdict.precision, ())), held_photos, plan, progress)
-    on_held, by = on_held | behind, by | who
+    verdict = decide(_candidates(on_held, latencies), held_labels, plan.target)
+    inside = verdict.drop_points <= allowed_drop(plan.target.budget.accuracy_drop_points, len(held))
+    # What quantizes alike decides for a stand-by too, unless that leaves nothing inside the budget.
+    called = [each for each, first in plan.standbys.items() if first == verdict.precision or not inside]
+    if called:
+        answers, who = _answer_with(map(made.of, called), held_rows, plan, progress)
+        on_held |= answers
+        by |= who
+        verdict = decide(_candidates(on_held, latencies), held_labels, plan.target)
     ships = _ships(plan, verdict.precision, on_held, held_labels)
-    answers, who = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_photos, plan, progress)
+    answers, who = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_rows, plan, progress)
     on_unseen |= answers
     measured = {
         name: Measured(
@@ -87,19 +90,21 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             answered_by=by[name],
             size_bytes=size_of(plan.compiled.folder, made.of(name)),
             latency=latencies[name] if latencies else None,
-            held_out_accuracy=accuracy(logits.argmax(axis=1), held_labels),
+            held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
             unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), {**by, **who}[name])
             if name in on_unseen
             else None,
-            parity=made.parity if name == "fp32" else measure_parity(floats[0], logits),
+            parity=made.parity if name == "fp32" else measure_parity(floats[0], on_held[name]),
         )
-        for name, logits in on_held.items()
+        for name in ("fp32", *plan.lower_precisions)
+        if name in on_held
     }
     loss = compare_paired(floats[1].argmax(axis=1), on_unseen[verdict.precision].argmax(axis=1), unseen_labels)
     record = Judged(
         verdict=verdict,
         ships=ships,
         measured=tuple(measured.values()),
+        not_tried={each: first for each, first in plan.standbys.items() if each not in on_held},
         missed=_missed(plan, measured[verdict.precision], loss),
         machine=describe_machine(),
     )
@@ -107,17 +112,16 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def answer(
-    sessions: Mapping[Precision, Session], photos: ImageArray, progress: Progress
+    sessions: Mapping[Precision, Session], rows: Sequence[int], plan: Plan, progress: Progress
 ) -> dict[Precision, FloatArray]:
-    """Return each session's logits for photos, uint8 of shape (photos, height, width, 3), by its precision."""
-    batches = (photos[start : start + BATCH] for start in range(0, len(photos), BATCH))
-    return answer_all(sessions, batches, len(photos), f"answering in {', '.join(sessions)}", progress)
+    """Return each session's logits for these of the kept photos, by its precision."""
+    return answer_all(sessions, plan.read_kept(rows), len(rows), f"answering in {', '.join(sessions)}", progress)
 
 
 def _answer_with(
-    artifacts: Iterable[Artifact], photos: ImageArray, plan: Plan, progress: Progress
+    artifacts: Iterable[Artifact], rows: Sequence[int], plan: Plan, progress: Progress
 ) -> tuple[dict[Precision, FloatArray], dict[Precision, str]]:
-    """Return compiled artifacts' logits for photos, and what computed them, both by precision."""
+    """Return compiled artifacts' logits for these of the kept photos, and what computed them, both by precision."""
     by_precision = {each.precision: each for each in artifacts}
     if not by_precision:
         return {}, {}
@@ -126,7 +130,7 @@ def _answer_with(
             precision: stack.enter_context(closing(open_here(plan.compiled.folder, each)))
             for precision, each in by_precision.items()
         }
-        answers = answer(sessions, photos, progress)
+        answers = answer(sessions, rows, plan, progress)
         return answers, {precision: _who(sessions[precision], each) for precision, each in by_precision.items()}
 
 
@@ -141,6 +145,15 @@ def _is_not_reference(artifact: Artifact) -> bool:
     """Say whether an artifact runs otherwise than the reference, whose answers are there."""
     runs = (artifact.precision, artifact.engine, artifact.execution.device)
     return runs != ("fp32", REFERENCE.name, REFERENCE.device)
+
+
+def _candidates(
+    on_held: Mapping[Precision, FloatArray], latencies: Mapping[Precision, Latency] | None
+) -> dict[Precision, Candidate]:
+    return {
+        name: Candidate(latency_p50_ms=latencies[name].p50_ms if latencies else None, answers=logits.argmax(axis=1))
+        for name, logits in on_held.items()
+    }
 
 
 def _ships(
@@ -183,7 +196,7 @@ def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) 
         return None
     with ExitStack() as stack:
         calls = {}
-        image = plan.photos[0][:1]
+        (image,) = plan.read_kept([0])
         for each in artifacts:
             try:
                 session = open_written(plan.compiled.folder, plan.as_run(each))

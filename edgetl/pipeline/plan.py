@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe, load_recipe
 from edgetl.records import FloatArray, ImageArray, Precision, Preprocess, Progress
-from edgetl.runtime import devices_of
+from edgetl.runtime import devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
 
 __all__ = ["BATCH", "EXPECTED", "PHOTOS", "REFERENCE", "Plan", "make_plan", "make_plans"]
@@ -31,7 +31,7 @@ __all__ = ["BATCH", "EXPECTED", "PHOTOS", "REFERENCE", "Plan", "make_plan", "mak
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
-# What the export stage leaves of the trained network's answers, and the reference stage of the photos.
+# What the export stage leaves of the trained network's answers, and the decoding stage of the photos.
 EXPECTED, PHOTOS = "expected.npy", "photos.npy"
 # Photos that go through a graph at once.
 BATCH = 16
@@ -59,6 +59,7 @@ class Plan:
     device: torch.device
     check: Stage
     view: Stage
+    decoded: Stage
     frozen: Stage
     tuned: Stage
     exported: Stage
@@ -74,8 +75,8 @@ class Plan:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that leave something in the cache, in order."""
         every = (
-            self.check, self.view, self.frozen, self.tuned, self.exported, self.reference, self.calibrated,
-            self.quantized, self.compiled, self.answered, self.judged,
+            self.check, self.view, self.decoded, self.frozen, self.tuned, self.exported, self.reference,
+            self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
         idle = [] if self.calibrates else [self.calibrated]
         if not self.lower_precisions:
@@ -93,13 +94,11 @@ class Plan:
         return lower_precisions(self.target)
 
     @property
-    def tried(self) -> dict[Precision, list[Precision]]:
-        """The lower precisions that are tried, in order, each with the later ones that quantize alike and differ in the
-        rest: they stand behind it, and are looked at only where it ships."""
-        alike: dict[str, list[Precision]] = {}
-        for each in self.lower_precisions:
-            alike.setdefault(each.partition("+")[0], []).append(each)
-        return {first: rest for first, *rest in alike.values()}
+    def standbys(self) -> dict[Precision, Precision]:
+        """The lower precisions that quantize as an earlier one does and differ in the rest only, each with that one."""
+        first: dict[str, Precision] = {}
+        behind = {each: first.setdefault(each.partition("+")[0], each) for each in self.lower_precisions}
+        return {each: before for each, before in behind.items() if each != before}
 
     def engine_for(self, precision: Precision) -> EngineProfile:
         """Return the engine that an artifact of this precision is compiled for, with nothing said of how it is run:
@@ -190,16 +189,25 @@ class Plan:
         return ModelInfo(labels=self.usable.labels, preprocess=self.faced)
 
     @property
-    def photos(self) -> tuple[ImageArray, ImageArray]:
-        """The photos held out and those that nothing is chosen by, as the network reads them: uint8 of shape (photos,
-        height, width, 3), memory-mapped, once the reference stage is done."""
-        held, unseen = np.split(np.load(self.reference.folder / PHOTOS, mmap_mode="r"), [len(self.parts[1])])
-        return held, unseen
+    def kept(self) -> tuple[Item, ...]:
+        """The photos that are kept decoded: those held out, then those that nothing is chosen by."""
+        return (*self.parts[1], *self.parts[2])
+
+    def read_kept(self, rows: Sequence[int]) -> Iterator[ImageArray]:
+        """Yield photos of `kept` as the network reads them, uint8 of shape (up to BATCH, height, width, 3), once the
+        export stage is done.
+
+        Args:
+            rows: which, in which order.
+        """
+        photos, how = np.load(self.decoded.folder / PHOTOS, mmap_mode="r"), self.faced
+        for start in range(0, len(rows), BATCH):
+            yield np.stack([paint_border(photos[row], how) for row in rows[start : start + BATCH]])
 
     @property
     def parity_rows(self) -> list[int]:
-        """Where the parity photos stand among those held out."""
-        return [self.parts[1].index(photo) for photo in self.parity_photos]
+        """Where the parity photos stand in `kept`."""
+        return [self.kept.index(photo) for photo in self.parity_photos]
 
     @property
     def parity_photos(self) -> tuple[Item, ...]:
@@ -277,6 +285,7 @@ def _make_plan(
         "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
         settings.backbone, weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
     )  # fmt: skip
+    decoded = Stage.of("decoded", (), view)
     frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
     exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
@@ -291,8 +300,8 @@ def _make_plan(
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
-        view=view, frozen=frozen, tuned=tuned, exported=exported, reference=reference, calibrated=calibrated,
-        quantized=quantized, compiled=compiled, answered=answered, judged=judged, bundle=bundle,
+        view=view, decoded=decoded, frozen=frozen, tuned=tuned, exported=exported, reference=reference,
+        calibrated=calibrated, quantized=quantized, compiled=compiled, answered=answered, judged=judged, bundle=bundle,
     )  # fmt: skip
 
 

@@ -121,15 +121,17 @@ class Measured(Record):
 
 
 class Judged(Record):
-    """The measuring stage: every artifact's figures, float's first, and which ships.
+    """The measuring stage: the figures of every artifact that was tried, float's first, and which ships.
 
     `ships` lists the precisions in the order in which a device tries them: one, but for an engine that makes its plan
-    on the device.
+    on the device. `not_tried` names those of the target's that quantize as another does, and that other, which decided
+    for both.
     """
 
     verdict: Verdict
     ships: tuple[Precision, ...]
     measured: tuple[Measured, ...]
+    not_tried: dict[Precision, Precision]
     missed: tuple[str, ...]
     machine: Machine
 

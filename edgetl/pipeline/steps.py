@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from edgetl.bench import answer_all
 from edgetl.bundle import Artifact, write_file
-from edgetl.data import Item, check_dataset, image_batches, labels_of
+from edgetl.data import Item, check_dataset, image_batches, labels_of, write_rows
 from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
 from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
 from edgetl.finetune import (
@@ -32,7 +32,7 @@ from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
 from edgetl.pipeline.artifacts import copy_artifact, open_core, open_here, tolerance, write_artifact
 from edgetl.pipeline.measure import answer, answered, judged, reference
-from edgetl.pipeline.plan import BATCH, EXPECTED, REFERENCE, Plan
+from edgetl.pipeline.plan import BATCH, EXPECTED, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import calibrate, quantize_for, select_items
@@ -55,6 +55,13 @@ def view(plan: Plan, progress: Progress, folder: Path) -> None:
     fit = None if plan.settings.fit == "auto" else plan.settings.fit
     choice = choose_view(plan.backbone, train, fit, plan.settings.seed, plan.bench(progress))
     write_record(folder, "view", choice)
+
+
+def decoded(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Keep the photos that targets are chosen and measured by, fitted to the square: they are decoded once for all."""
+    how, count = plan.photo, len(plan.kept)
+    batches = progress.track(image_batches(plan.usable, plan.kept, how, BATCH), "decoding, batches", -(-count // BATCH))
+    write_rows(folder / PHOTOS, batches, (count, how.height, how.width, 3), np.uint8)
 
 
 def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -107,8 +114,8 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
             core = graph.model.SerializeToString(deterministic=True)
             # On ONNX Runtime, whatever the target's engine is: so the stage serves every target.
             with closing(open_core(core, REFERENCE)) as session:
-                photos = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
-                answers = answer_all({"fp32": session}, photos, len(expected), f"proving {exporter}", progress)
+                batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
+                answers = answer_all({"fp32": session}, batches, len(expected), f"proving {exporter}", progress)
             parity = measure_parity(expected, answers["fp32"])
             check_parity(parity, f"the graph of torch's {exporter} exporter")
         except (ExportError, ParityError, SessionError) as error:
@@ -145,19 +152,19 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Compile the core graphs for the target's engine, and prove that the float one computes the same; the reference's
-    serves where that is what it is."""
+    """Compile the core graphs for the target's engine, and prove that the float one computes the same; where that
+    engine is the reference's, its artifact and its proof serve."""
 
     def write(core: Path, precision: Precision) -> Artifact:
         return write_artifact(folder, core.read_bytes(), precision, plan.engine_for(precision), plan.info)
 
-    reference, engine = plan.reference.read("reference", Reference), plan.engine_for("fp32")
+    proved, engine = plan.reference.read("reference", Reference), plan.engine_for("fp32")
     if (engine.name, engine.device) == (REFERENCE.name, REFERENCE.device):
-        plain, parity = copy_artifact(plan.reference.folder, reference.artifact, folder, "fp32"), reference.parity
+        plain, parity = copy_artifact(plan.reference.folder, proved.artifact, folder, "fp32"), proved.parity
     else:
         plain = write(plan.core, "fp32")
         with closing(open_here(folder, plain)) as session:
-            answers = answer({"fp32": session}, plan.photos[0][plan.parity_rows], progress)
+            answers = answer({"fp32": session}, plan.parity_rows, plan, progress)
             parity = measure_parity(plan.expected, answers["fp32"])
             check_parity(parity, f"the artifact for {plain.engine}", tolerance(session.artifact))
     lower = (write(plan.quantized.folder / f"{each}.onnx", each) for each in plan.lower_precisions)
@@ -167,7 +174,7 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
     step.__name__: step
     for step in (
-        check, view, frozen, tuned, exported, reference, calibrated, quantized, compiled, answered, judged,
+        check, view, decoded, frozen, tuned, exported, reference, calibrated, quantized, compiled, answered, judged,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgetl.data import image_batches, keep_rows, load_image, read_dataset
+from edgetl.data import image_batches, load_image, read_dataset
 from edgetl.records import Preprocess, Quiet
 
 PLAIN = Preprocess(side=24, fit="squash", crop_share=1.0, mean=(124, 116, 104), std=(58.0, 57.0, 57.0))
@@ -30,20 +30,3 @@ def test_mirrored_batches_are_turned_left_to_right(colours: Path) -> None:
     )
     np.testing.assert_array_equal(turned, plain[:, :, ::-1])
     assert (turned != plain).any()
-
-
-class TestKeepRows:
-    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-    def test_what_is_yielded_is_what_is_kept(self, dtype: str, tmp_path: Path) -> None:
-        rows = np.random.default_rng(0).integers(0, 256, (10, 4, 3)).astype(dtype)
-        parts = [rows[:4], rows[4:8], rows[8:]]
-        for given, found in zip(parts, keep_rows(tmp_path / "rows.npy", iter(parts), 10), strict=True):
-            np.testing.assert_array_equal(found, given)
-        kept = np.load(tmp_path / "rows.npy", mmap_mode="r")
-        assert kept.dtype == rows.dtype
-        np.testing.assert_array_equal(kept, rows)
-
-    def test_rows_that_are_not_contiguous_are_kept_in_order(self, tmp_path: Path) -> None:
-        rows = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)[:, :, ::-1]
-        list(keep_rows(tmp_path / "rows.npy", [rows], 4))
-        np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), rows)

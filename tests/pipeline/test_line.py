@@ -19,8 +19,8 @@ from edgetl.records import Latency, Progress
 from edgetl.runtime import Predictor, Session, verify_bundle
 
 STAGES = [
-    "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
-    "judged",
+    "check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled",
+    "answered", "judged",
 ]  # fmt: skip
 Step = Callable[[Plan, Progress, Path], None]
 Fingerprint = Callable[[Path], dict[str, str]]

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgetl.data import load_image
 from edgetl.errors import BackboneError, BundleError, DataError, MissingError, RecipeError, TargetError
 from edgetl.pipeline import BuildSettings, Plan, make_plan
-from edgetl.records import Quiet
+from edgetl.pipeline.plan import BATCH
+from edgetl.records import Border, Quiet
 
 ORDER = [
-    "check", "view", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled", "answered",
-    "judged", "bundle",
+    "check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled",
+    "answered", "judged", "bundle",
 ]  # fmt: skip
 Keys = Callable[..., dict[str, str]]
 
@@ -111,20 +114,19 @@ def test_stages_that_a_target_has_no_use_for_are_left_out(
 
 
 @pytest.mark.parametrize(
-    ("precisions", "tried"),
+    ("precisions", "standbys"),
     [
-        (("int8+fp16", "int8", "fp16"), {"int8+fp16": ["int8"], "fp16": []}),
-        (("int8", "fp16", "int8+fp16"), {"int8": ["int8+fp16"], "fp16": []}),
-        (("fp16",), {"fp16": []}),
+        (("int8+fp16", "int8", "fp16"), {"int8": "int8+fp16"}),
+        (("int8", "fp16", "int8+fp16"), {"int8+fp16": "int8"}),
+        (("int8", "fp16"), {}),
     ],
 )
 def test_what_quantizes_as_an_earlier_precision_does_stands_behind_it(
-    precisions: tuple[str, ...], tried: dict[str, list[str]], plan_of: Callable[..., Plan],
+    precisions: tuple[str, ...], standbys: dict[str, str], plan_of: Callable[..., Plan],
     write_target: Callable[..., str],
 ) -> None:  # fmt: skip
     pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
-    plan = plan_of(target=write_target(precisions=precisions, engine="tensorrt"))
-    assert list(plan.tried.items()) == list(tried.items())
+    assert plan_of(target=write_target(precisions=precisions, engine="tensorrt")).standbys == standbys
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,22 @@ def test_another_engine_shares_every_stage_before_its_own(keys_of: Keys, write_t
     pytest.importorskip("openvino", reason="the engine openvino is not installed here")
     before, after = keys_of(target=write_target()), keys_of(target=write_target(engine="openvino"))
     assert [name for name in ORDER if before[name] != after[name]] == ["compiled", "answered", "judged", "bundle"]
+
+
+@pytest.mark.parametrize("border", [Border(), Border(top=2, left=1, bottom=1, right=3)])
+def test_photos_are_read_as_the_network_reads_them_and_by_their_rows(
+    border: Border, plan_of: Callable[..., Plan], own_stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of()
+    how = plan.faced.model_copy(update={"border": border})
+    monkeypatch.setattr(Plan, "faced", property(lambda self: how))
+    last = len(plan.kept) - 1
+    for rows, batches in (([0], [1]), ([last, 3, 1], [3]), ([2] * (BATCH + 1), [BATCH, 1])):
+        found = list(plan.read_kept(rows))
+        assert [len(each) for each in found] == batches
+        expected = [load_image(plan.usable.path_of(plan.kept[row]), how) for row in rows]
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+    assert [plan.kept[row] for row in plan.parity_rows] == list(plan.parity_photos)
 
 
 def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, tmp_path: Path) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgetl.bundle import Bundle
+from edgetl.bundle import Artifact, Bundle
 from edgetl.errors import SettingsError
-from edgetl.pipeline import BuildReport, BuildSettings, build, build_each, make_plan, read_builds
-from edgetl.pipeline.results import Reference
-from edgetl.quantize import Candidate, Verdict, decide
-from edgetl.records import IntArray, Precision, Quiet
-from edgetl.runtime import Predictor, verify_bundle
-from edgetl.target import TargetProfile
+from edgetl.pipeline import BuildReport, BuildSettings, build, build_each, read_builds
+from edgetl.pipeline.artifacts import write_artifact
+from edgetl.pipeline.measure import answer
+from edgetl.records import FloatArray, Precision
+from edgetl.runtime import Predictor, Session, verify_bundle
 
 pytest.importorskip("modelopt", reason="ModelOpt types the graphs of a bundle for TensorRT")
 
-SHARED = ["check", "view", "frozen", "tuned", "exported", "reference", "calibrated"]
+SHARED = ["check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated"]
+LADDER = ("int8+fp16", "int8", "fp16")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,12 @@ def fleet(
         patch.setenv("EDGETL_CACHE", str(cache_base))
         builds = [BuildSettings(**small_build, target=name, out=out / name) for name in names]
         return dict(zip(names, build_each(builds, lines), strict=True)), lines.said
+
+
+def forget(stages: Path, name: str) -> None:
+    """Remove what every stage of this name left."""
+    for folder in stages.glob(f"{name}-*"):
+        shutil.rmtree(folder)
 
 
 def report_of(bundle: Bundle) -> BuildReport:
@@ -90,9 +96,8 @@ class TestJetson:
 
     def test_it_holds_the_ladder_and_what_answers_until_there_is_a_plan(self, bundle: Bundle) -> None:
         *typed, fallback = bundle.manifest.artifacts
-        ladder = ["int8+fp16", "int8", "fp16"]
-        precisions = [each.precision for each in typed]
-        assert precisions == ladder[ladder.index(precisions[0]) :]
+        precisions = tuple(each.precision for each in typed)
+        assert precisions == LADDER[LADDER.index(precisions[0]) :]
         assert {each.engine for each in typed} == {"tensorrt"}
         assert (fallback.path, fallback.engine, fallback.precision) == ("fallback.onnx", "onnxruntime", "fp32")
         assert bundle.manifest.golden is not None
@@ -124,34 +129,67 @@ class TestJetson:
         judged = report_of(bundle).judged
         stood_in = "onnxruntime on cpu, in float32"
         assert {each.precision: each.answered_by for each in judged.measured} == {
-            "fp32": "onnxruntime on cpu", "int8+fp16": stood_in, "int8": stood_in, "fp16": stood_in,
+            "fp32": "onnxruntime on cpu", **{each: stood_in for each in LADDER if each not in judged.not_tried},
         }  # fmt: skip
         for each in judged.measured:
             assert (each.unseen.answered_by if each.unseen else None) == (
                 each.answered_by if each.precision in judged.ships else None
             )
 
-    def test_int8_with_a_float32_rest_is_not_tried_where_int8_with_float16_was_refused(
-        self, settings: BuildSettings, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
-        own_stages: Path,
-    ) -> None:  # fmt: skip
-        def spoil(candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile) -> Verdict:
-            wrong = replace(candidates["int8+fp16"], answers=1 - actual)
-            return decide({**candidates, "int8+fp16": wrong}, actual, target)
-
-        monkeypatch.setattr("edgetl.pipeline.measure.decide", spoil)
-        target = write_target(precisions=("int8+fp16", "int8", "fp16"), engine="tensorrt")
-        judged = report_of(build(settings.model_copy(update={"target": target}))).judged
-        assert judged.ships == ("fp16", "fp32")
-        assert [each.precision for each in judged.measured] == ["fp32", "int8+fp16", "fp16"]
-
-    def test_the_fall_back_is_what_was_compiled_and_proved_once_for_every_target(
-        self, bundle: Bundle, settings: BuildSettings
+    def test_what_every_target_needs_is_not_decoded_compiled_or_proved_again(
+        self, bundle: Bundle, settings: BuildSettings, own_stages: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stage = make_plan(settings, Quiet()).reference
-        made = stage.read("reference", Reference)
-        assert bundle.read("fallback.onnx") == (stage.folder / made.artifact.path).read_bytes()
-        assert report_of(bundle).parity == made.parity
+        for stage in ("compiled", "answered", "judged"):
+            forget(own_stages, stage)
+        written = []
+
+        def write_spied(folder: Path, core: bytes, precision: Precision, *rest: Any) -> Artifact:
+            written.append(precision)
+            return write_artifact(folder, core, precision, *rest)
+
+        def refuse(path: Path, *rest: Any) -> None:
+            raise AssertionError(f"{path} is decoded again")
+
+        monkeypatch.setattr("edgetl.pipeline.steps.write_artifact", write_spied)
+        monkeypatch.setattr("edgetl.data.loader.open_photo", refuse)
+        again = build(settings.model_copy(update={"target": "jetson"}))
+        assert written == ["int8+fp16", "int8", "fp16"]
+        assert again.read("fallback.onnx") == bundle.read("fallback.onnx")
+        assert report_of(again).parity == report_of(bundle).parity
+
+    @pytest.mark.parametrize(
+        ("allowed", "wrong", "ships", "not_tried"),
+        [
+            (LADDER, (), (*LADDER, "fp32"), {}),
+            (LADDER, ("int8",), ("int8+fp16", "fp16", "fp32"), {}),
+            (LADDER, ("int8+fp16",), ("fp16", "fp32"), {"int8": "int8+fp16"}),
+            (LADDER, ("int8+fp16", "fp16"), ("int8", "fp32"), {}),
+            (("int8+fp16", "int8"), ("int8+fp16",), ("int8", "fp32"), {}),
+            (("int8", "int8+fp16"), ("int8+fp16",), ("int8", "fp32"), {}),
+            (("fp16", "int8+fp16", "int8"), (), ("fp16", "int8+fp16", "fp32"), {"int8": "int8+fp16"}),
+        ],
+    )
+    def test_what_quantizes_alike_is_tried_only_where_it_can_matter(
+        self, allowed: tuple[str, ...], wrong: tuple[Precision, ...], ships: tuple[str, ...],
+        not_tried: dict[str, str], bundle: Bundle, settings: BuildSettings, write_target: Callable[..., str],
+        own_stages: Path, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        forget(own_stages, "answered")
+
+        def spoil(sessions: Mapping[Precision, Session], *rest: Any) -> dict[Precision, FloatArray]:
+            return {name: -logits if name in wrong else logits for name, logits in answer(sessions, *rest).items()}
+
+        monkeypatch.setattr("edgetl.pipeline.measure.answer", spoil)
+        target = write_target(precisions=allowed, engine="tensorrt", accuracy_drop_points=30)
+        built = build(settings.model_copy(update={"target": target}))
+        judged = report_of(built).judged
+        assert (judged.ships, judged.not_tried) == (ships, not_tried)
+        assert [each.precision for each in judged.measured] == [
+            each for each in ("fp32", *allowed) if each not in not_tried
+        ]
+        assert ("Not tried: int8, which quantizes as int8+fp16 does" in built.read("README.md").decode()) == bool(
+            not_tried
+        )
 
 
 def test_one_device_under_two_names_is_an_error(small_build: dict[str, Any], tmp_path: Path) -> None:
