@@ -70,7 +70,7 @@ def train(settings: BuildSettings, cache: Path) -> None:
     plan = make_plan(settings, Quiet())
     if not plan.tuned.done:
         build(settings.model_copy(update={"out": settings.out.with_name("trained")}))
-    for stage in (plan.check, plan.view, plan.frozen, plan.tuned):
+    for stage in (plan.check, plan.view, plan.decoded, plan.frozen, plan.tuned):
         shutil.copytree(stage.folder, cache / "stages" / stage.folder.name)
 
 

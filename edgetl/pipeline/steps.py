@@ -41,7 +41,7 @@ from edgetl.records import Precision, Progress
 __all__ = ["STEPS"]
 
 # Calibration photos that a quantizer may look at besides; what is too large for float16 is bounded tenfold.
-SAMPLE = 4
+SAMPLE = 2
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
