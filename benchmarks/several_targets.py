@@ -1,9 +1,9 @@
-"""Build for several targets in one run, and record what each adds to the first after training.
+"""Build for several targets in one run, and record what each adds to the first after training and decoding.
 
     python benchmarks/several_targets.py --config build.toml [--target cpu --target jetson ...]
 
-Stages after training are always made anew, in a cache of their own; training is taken from the usual cache where it is
-there. Every bundle is verified.
+Stages after training are always made anew, in a cache of their own; training, and the photos that it keeps decoded, are
+taken from the usual cache where they are there. Every bundle is verified.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ def main() -> None:
 
 
 def train(settings: BuildSettings, cache: Path) -> None:
-    """Copy the training stages into another cache, after making them where they are not there yet."""
+    """Copy the stages up to training into another cache, after making them where they are not there yet."""
     plan = make_plan(settings, Quiet())
-    if not plan.tuned.done:
+    stages = (plan.check, plan.view, plan.decoded, plan.frozen, plan.tuned)
+    if not all(stage.done for stage in stages):
         build(settings.model_copy(update={"out": settings.out.with_name("trained")}))
-    for stage in (plan.check, plan.view, plan.decoded, plan.frozen, plan.tuned):
+    for stage in stages:
         shutil.copytree(stage.folder, cache / "stages" / stage.folder.name)
 
 

@@ -38,7 +38,6 @@ ImageArray = npt.NDArray[np.uint8]
 
 Fit = Literal["crop", "squash", "pad"]
 # What is computed in integers, then what the rest is in; a rest of fp32 goes unsaid.
-# What a graph is quantized to, and what the rest is computed in where that is not float32.
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8+fp16"]
 Device = Literal["cpu", "gpu", "npu", "cuda"]
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetl.cli import bench, build, compile, predict, targets, verify
-from edgetl.cli.console import complain, out
+from edgetl.cli.console import complain, out, remember_interrupt
 from edgetl.errors import EdgetlError, nearest
 
 __all__ = ["app", "main"]
@@ -44,6 +44,7 @@ app.add_typer(targets.app, name="targets")
 
 def main() -> None:
     """Run one verb and leave with its exit code: 0 done, 2 wrong use or input, 3 missed, 4 missing here."""
+    remember_interrupt()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # what newer versions of Typer make of Ctrl-C; others raise Abort

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -22,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Shown", "complain", "out", "print_json"]
+__all__ = ["Shown", "complain", "out", "print_json", "remember_interrupt"]
 
 Item = TypeVar("Item")
 
@@ -47,8 +49,28 @@ class _Rate(ProgressColumn):
         return Text("" if not task.speed else f"{task.speed:,.1f}/s")
 
 
+def remember_interrupt() -> None:
+    """Let Ctrl-C stop what runs at its next sign of progress, where Python or a library drops the exception: it does so
+    where that is raised in a destructor or in a callback."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        Shown.stopped = True
+        signal.default_int_handler(number, frame)
+
+    # What was started to ignore Ctrl-C goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
+
+
 class Shown:
-    """A Progress on stderr: a bar with a rate while something runs, a line when something is said."""
+    """A Progress on stderr: a bar with a rate while something runs, a line when something is said.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed before.
+    """
+
+    # Whether Ctrl-C was pressed.
+    stopped: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._console = _err
@@ -62,6 +84,7 @@ class Shown:
             def advance(more: int) -> None:
                 nonlocal done
                 done += more
+                self._stop_if_asked()
 
             yield advance
             passed = max(time.monotonic() - started, 1e-9)
@@ -72,7 +95,12 @@ class Shown:
             TimeRemainingColumn(), console=self._console, transient=True,
         ) as bar:  # fmt: skip
             task = bar.add_task(what, total=total)
-            yield lambda done: bar.advance(task, done)
+
+            def move(more: int) -> None:
+                bar.advance(task, more)
+                self._stop_if_asked()
+
+            yield move
 
     def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         """Yield the items, counting them."""
@@ -84,3 +112,9 @@ class Shown:
     def say(self, line: str) -> None:
         """Show one line."""
         self._console.print(Text(line, style="dim"))
+        self._stop_if_asked()
+
+    @classmethod
+    def _stop_if_asked(cls) -> None:
+        if cls.stopped:
+            raise KeyboardInterrupt

@@ -123,7 +123,7 @@ def _golden(plan: Plan, folder: Path, artifacts: Sequence[Artifact]) -> Golden |
     if not items:
         return None
     paths = [plan.usable.path_of(item) for item in items]
-    images = np.concatenate(list(plan.read_kept([plan.kept.index(item) for item in items])))
+    images = np.concatenate(list(plan.read_kept(plan.rows_of(items))))
     golden = write_golden(folder, paths, images)
     for artifact in artifacts:
         with closing(open_here(folder, artifact)) as session:

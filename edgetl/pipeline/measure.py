@@ -38,7 +38,7 @@ def reference(plan: Plan, progress: Progress, folder: Path) -> None:
     with closing(open_written(folder, artifact)) as session:
         logits = answer({"fp32": session}, range(len(plan.kept)), plan, progress)["fp32"]
         by = _who(session, artifact)
-    parity = measure_parity(plan.expected, logits[plan.parity_rows])
+    parity = measure_parity(plan.expected, logits[plan.rows_of(plan.parity_photos)])
     check_parity(parity, f"the artifact for {artifact.engine}", tolerance(artifact))
     np.save(folder / LOGITS, logits, allow_pickle=False)
     write_record(folder, "reference", Reference(artifact=artifact, by=by, parity=parity))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -204,10 +204,10 @@ class Plan:
         for start in range(0, len(rows), BATCH):
             yield np.stack([paint_border(photos[row], how) for row in rows[start : start + BATCH]])
 
-    @property
-    def parity_rows(self) -> list[int]:
-        """Where the parity photos stand in `kept`."""
-        return [self.kept.index(photo) for photo in self.parity_photos]
+    def rows_of(self, photos: Iterable[Item]) -> list[int]:
+        """Return where photos stand in `kept`."""
+        rows = {photo: row for row, photo in enumerate(self.kept)}
+        return [rows[photo] for photo in photos]
 
     @property
     def parity_photos(self) -> tuple[Item, ...]:

@@ -164,7 +164,7 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
     else:
         plain = write(plan.core, "fp32")
         with closing(open_here(folder, plain)) as session:
-            answers = answer({"fp32": session}, plan.parity_rows, plan, progress)
+            answers = answer({"fp32": session}, plan.rows_of(plan.parity_photos), plan, progress)
             parity = measure_parity(plan.expected, answers["fp32"])
             check_parity(parity, f"the artifact for {plain.engine}", tolerance(session.artifact))
     lower = (write(plan.quantized.folder / f"{each}.onnx", each) for each in plan.lower_precisions)

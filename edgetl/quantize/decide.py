@@ -39,7 +39,7 @@ def allowed_drop(budget_points: float, images: int) -> float:
 
 
 def decide(candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile) -> Verdict:
-    """Return the verdict: the first precision of the target's that is inside its budget and faster than float.
+    """Return the verdict: the first candidate, in the target's order, that is inside its budget and faster than float.
 
     The drop is paired, image by image. Where the budget is finer than one held-out photo, one photo is allowed. Where
     speed was not measured, the target's order of precisions stands for it.

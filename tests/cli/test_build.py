@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from edgetl.bundle import Bundle
+from edgetl.cli.build import _print_result
+from edgetl.pipeline import BuildReport, Summary
 
 Run = Callable[..., Any]
 STAGES = [
@@ -96,6 +98,13 @@ class TestResult:
         )
         assert ran.json["target"] == "tight"
         assert Bundle.open(tmp_path / "out").check_files()
+
+
+def test_what_was_not_tried_is_said(built: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    report = BuildReport.model_validate_json(built.read("report.json"))
+    judged = report.judged.model_copy(update={"not_tried": {"int8": "int8+fp16"}})
+    _print_result(Summary.of("here", "tensorrt", report), report.model_copy(update={"judged": judged}))
+    assert "int8       not tried: it quantizes as int8+fp16 does, which was not chosen\n" in capsys.readouterr().out
 
 
 class TestDryRun:

@@ -15,7 +15,9 @@ ROWS = np.random.default_rng(0).integers(0, 256, (10, 4, 3)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, lambda rows: rows[:, ::-1][:, ::-1]])
+@pytest.mark.parametrize(
+    "layout", [np.ascontiguousarray, np.asfortranarray, lambda rows: rows[:, ::-1].copy()[:, ::-1]]
+)
 def test_rows_are_kept_in_order_however_they_lie_in_memory(
     dtype: str, layout: Callable[[Any], Any], tmp_path: Path
 ) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 import edgetl
 from edgetl.bundle import Artifact, Bundle
-from edgetl.errors import MissingError
+from edgetl.errors import MissingError, ParityError
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, steps
 from edgetl.pipeline.artifacts import open_here
+from edgetl.pipeline.measure import answer
 from edgetl.records import Latency, Progress
 from edgetl.runtime import Predictor, Session, verify_bundle
 
@@ -135,6 +136,24 @@ class TestReport:
         monkeypatch.setattr("edgetl.pipeline.measure.open_here", open_spied)
         build(settings.model_copy(update={"target": write_target(precisions=("fp32",), device="cuda")}))
         assert asked == [("fp32", "cuda")]
+
+    @pytest.mark.parametrize(
+        ("stage", "module", "device"), [("reference", "measure", "cpu"), ("compiled", "steps", "cuda")]
+    )
+    def test_a_float_artifact_that_computes_something_else_stops_the_build(
+        self, stage: str, module: str, device: str, settings: BuildSettings, write_target: Callable[..., str],
+        own_stages: Path, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        for left in own_stages.glob(f"{stage}-*"):
+            shutil.rmtree(left)
+        monkeypatch.setattr(
+            f"edgetl.pipeline.{module}.answer",
+            lambda *given: {name: -logits for name, logits in answer(*given).items()},
+        )
+        target = write_target(precisions=("fp32",), device=device)
+        with pytest.raises(ParityError, match="the artifact for onnxruntime computes something else than the trained"):
+            build(settings.model_copy(update={"target": target}))
+        assert not settings.out.exists()
 
     def test_the_float_artifact_computes_what_was_trained(self, built: Bundle) -> None:
         parity = report_of(built).parity

@@ -160,7 +160,7 @@ def test_photos_are_read_as_the_network_reads_them_and_by_their_rows(
         assert [len(each) for each in found] == batches
         expected = [load_image(plan.usable.path_of(plan.kept[row]), how) for row in rows]
         np.testing.assert_array_equal(np.concatenate(found), expected)
-    assert [plan.kept[row] for row in plan.parity_rows] == list(plan.parity_photos)
+    assert [plan.kept[row] for row in plan.rows_of(plan.parity_photos)] == list(plan.parity_photos)
 
 
 def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, tmp_path: Path) -> None:

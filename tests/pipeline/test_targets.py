@@ -148,9 +148,10 @@ class TestJetson:
             return write_artifact(folder, core, precision, *rest)
 
         def refuse(path: Path, *rest: Any) -> None:
-            raise AssertionError(f"{path} is decoded again")
+            raise AssertionError(f"{path} is opened again")
 
         monkeypatch.setattr("edgetl.pipeline.steps.write_artifact", write_spied)
+        monkeypatch.setattr("edgetl.pipeline.steps.open_here", refuse)
         monkeypatch.setattr("edgetl.data.loader.open_photo", refuse)
         again = build(settings.model_copy(update={"target": "jetson"}))
         assert written == ["int8+fp16", "int8", "fp16"]
