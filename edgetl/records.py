@@ -28,6 +28,7 @@ __all__ = [
     "Quiet",
     "Record",
     "Score",
+    "SpeedUp",
     "TensorSpec",
     "TimeSplit",
 ]
@@ -139,6 +140,14 @@ class Latency(Record):
     mean_ms: float
     count: int
     samples_ms: tuple[float, ...]
+
+
+class SpeedUp(Record):
+    """How many times faster one thing is than another that it was timed in turn with, and the 95 % interval of that."""
+
+    ratio: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

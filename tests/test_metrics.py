@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.metrics import accuracy, agreement, compare_paired, confusion_matrix, macro_f1, wilson_interval
+from edgetl.metrics import (
+    Drop,
+    accuracy,
+    agreement,
+    calibration_error,
+    compare_paired,
+    confusion_matrix,
+    macro_f1,
+    wilson_interval,
+)
 from edgetl.records import FloatArray, IntArray
 
 
@@ -104,17 +113,76 @@ def test_wilson_interval_refuses_impossible_counts(hits: int, count: int) -> Non
         wilson_interval(hits, count)
 
 
-def test_paired_comparison_counts_what_is_lost_and_gained_image_by_image() -> None:
-    #                    kept lost gained wrong-twice
-    actual = classes(0, 1, 1, 2, 2)
-    before = classes(0, 1, 1, 0, 0)
-    after = classes(0, 0, 2, 2, 1)
-
-    result = compare_paired(before, after, actual)
-
-    assert (result.images, result.lost, result.gained) == (5, 2, 1)
-    assert result.drop_points == pytest.approx(20.0)
+def drop(lost: int, gained: int, images: int) -> Drop:
+    """Return the drop where so many of the images are lost and gained."""
+    actual = np.zeros(images, dtype=np.int64)
+    before, after = actual.copy(), actual.copy()
+    after[:lost] = 1
+    before[images - gained :] = 1
+    return compare_paired(before, after, actual)
 
 
-def test_a_gain_is_a_negative_drop() -> None:
-    assert compare_paired(classes(1, 1), classes(0, 1), classes(0, 1)).drop_points == pytest.approx(-50.0)
+class TestComparePaired:
+    def test_it_counts_what_is_lost_and_gained_image_by_image(self) -> None:
+        #                    kept lost gained wrong-twice
+        actual = classes(0, 1, 1, 2, 2)
+        before = classes(0, 1, 1, 0, 0)
+        after = classes(0, 0, 2, 2, 1)
+        found = compare_paired(before, after, actual)
+        assert (found.images, found.lost, found.gained) == (5, 2, 1)
+        assert found.points == pytest.approx(20.0)
+
+    def test_a_gain_is_a_negative_drop(self) -> None:
+        assert drop(lost=0, gained=1, images=2).points == pytest.approx(-50.0)
+
+    @pytest.mark.parametrize(
+        ("lost", "gained", "p_value"),
+        # scipy.stats.binomtest(lost, lost + gained, alternative="greater").pvalue
+        [(5, 1, 0.109375), (10, 10, 0.5880985), (2, 0, 0.25), (0, 0, 1.0), (30, 10, 0.0011107169), (0, 4, 1.0)],
+    )
+    def test_its_p_value_is_mcnemars(self, lost: int, gained: int, p_value: float) -> None:
+        assert drop(lost, gained, 100).p_value == pytest.approx(p_value, rel=1e-4)
+
+    def test_a_p_value_of_thousands_of_images_is_a_number(self) -> None:
+        assert drop(2000, 1900, 10_000).p_value == pytest.approx(0.0564468, rel=1e-4)
+
+    def test_its_interval_is_nearly_the_normal_one_where_there_are_many_images(self) -> None:
+        found = drop(lost=400, gained=300, images=20_000)
+        spread = 1.96 * np.sqrt(700 / 20_000 - (100 / 20_000) ** 2) / np.sqrt(20_000)
+        assert found.interval == pytest.approx((0.5 - 100 * spread, 0.5 + 100 * spread), abs=0.02)
+
+    def test_what_was_never_seen_may_still_happen(self) -> None:
+        assert drop(lost=0, gained=0, images=200).interval == pytest.approx((-1.5, 1.5))
+        low, high = drop(lost=1, gained=0, images=200).interval
+        assert low == pytest.approx(-1.0) and 0.5 < high <= 1.5
+        assert drop(lost=0, gained=0, images=2).interval == pytest.approx((-100.0, 100.0))
+
+    def test_other_shapes_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"equal, non-empty shapes, found \(1,\), \(2,\), \(2,\)"):
+            compare_paired(classes(0), classes(0, 1), classes(0, 1))
+
+    @settings(deadline=None)
+    @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n // 2), st.integers(0, n // 2), st.just(n))))
+    def test_an_interval_holds_its_drop(self, counts: tuple[int, int, int]) -> None:
+        found = drop(*counts)
+        low, high = found.interval
+        assert -100.0 <= low <= found.points + 1e-9 and found.points - 1e-9 <= high <= 100.0
+        assert 0.0 < found.p_value <= 1.0
+
+
+class TestCalibrationError:
+    def test_confidence_that_is_accuracy_has_no_error(self) -> None:
+        sure = np.tile(np.array([[0.75, 0.25]], dtype=np.float32), (4, 1))
+        assert calibration_error(sure, classes(0, 0, 0, 1)) == pytest.approx(0.0)
+
+    def test_it_is_the_gap_weighted_by_images(self) -> None:
+        # Two photos at 0.9, one right; two at 0.6, both right: (2 * 0.4 + 2 * 0.4) / 4.
+        sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]], dtype=np.float32)
+        assert calibration_error(sure, classes(0, 1, 0, 0)) == pytest.approx(0.4)
+
+    def test_full_confidence_has_a_bin(self) -> None:
+        assert calibration_error(np.eye(2, dtype=np.float32), classes(0, 0)) == pytest.approx(0.5)
+
+    def test_no_image_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="at least one image"):
+            calibration_error(np.empty((0, 2), dtype=np.float32), classes())

@@ -64,13 +64,18 @@ class Accuracies(Record):
 
 
 class Parity(Record):
-    """How far an artifact is from what it was made from, on real images.
+    """How far an artifact's logits are from those of what it was made from, on real images.
 
-    The float artifact is held against the trained network, a quantized one against the float artifact.
+    The float artifact is held against the trained network, a quantized one against the float artifact. Errors are
+    shares of the largest logit; `cosine` is that of the image whose logits point away most. `near_ties` images have
+    another top-1 between classes too close to call, and count as agreement.
     """
 
     max_relative_error: float
+    mean_relative_error: float
+    cosine: float
     top1_agreement: float
+    near_ties: int
     images: int
 
 

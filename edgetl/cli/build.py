@@ -35,6 +35,13 @@ def build(
     image_size: Annotated[int | None, Option(help="Photo side in pixels.")] = None,
     fit: Annotated[str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad.")] = None,
     recipe: Annotated[str | None, Option(help="Calibration recipe: a name or a TOML file.")] = None,
+    precision: Annotated[
+        str | None, Option(help="Ship this precision, whatever it costs; the report says what.")
+    ] = None,
+    strict_budget: Annotated[
+        bool | None,
+        Option("--strict-budget", help="Let the worse end of the drop's 95 % interval be inside the budget too."),
+    ] = None,
     seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, Option(help="Where to train: auto, cpu or cuda.")] = None,
     golden: Annotated[int | None, Option(help="Photos kept in the bundle for `edgetl verify`; 0 keeps none.")] = None,
@@ -61,8 +68,7 @@ def build(
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
         "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
-        "golden": golden,
-        "skip_bad": skip_bad,
+        "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget,
     }  # fmt: skip
     builds = pipeline.read_builds(config, flags)
     if dry_run:
@@ -156,6 +162,12 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
     for precision, first in judged.not_tried.items():
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     out.print(f"{judged.verdict.reason}.")
+    if summary.precision != "fp32":
+        drop, (low, high) = judged.damage.drop, judged.damage.drop.interval
+        out.print(
+            f"On {drop.images} {accuracy.split} photos it loses {drop.points:.2f} points (95 % interval {low:.2f} to "
+            f"{high:.2f}); {len(judged.damage.flips)} answers changed."
+        )
     seconds = summary.seconds
     out.print(
         f"{seconds.total:.0f} s this time; when made, the frozen stage took {seconds.frozen:.0f} s and fine-tuning "

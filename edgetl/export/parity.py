@@ -11,6 +11,8 @@ from edgetl.records import FloatArray
 __all__ = ["MAX_RELATIVE_ERROR", "check_parity", "measure_parity"]
 
 MAX_RELATIVE_ERROR = 1e-3
+# Logits that are all zero are divided by this.
+LEAST = 1e-12
 
 
 def measure_parity(reference: FloatArray, found: FloatArray) -> Parity:
@@ -27,13 +29,26 @@ def measure_parity(reference: FloatArray, found: FloatArray) -> Parity:
     if not np.isfinite(found).all():
         raise ParityError("the artifact gives logits that are not finite")
     largest = float(np.abs(reference).max())
-    rows = np.arange(len(reference))
-    lost = reference.max(axis=1) - reference[rows, found.argmax(axis=1)]
+    errors = np.abs(reference - found) / max(largest, LEAST)
+    lost = reference.max(axis=1) - np.take_along_axis(reference, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same = lost <= 2 * MAX_RELATIVE_ERROR * largest
     return Parity(
-        max_relative_error=float(np.abs(reference - found).max()) / max(largest, 1e-12),
-        top1_agreement=float(np.mean(lost <= 2 * MAX_RELATIVE_ERROR * largest)),
+        max_relative_error=float(errors.max()),
+        mean_relative_error=float(errors.mean()),
+        cosine=float(_cosines(reference, found).min()),
+        top1_agreement=float(same.mean()),
+        near_ties=int(np.sum(same & (reference.argmax(axis=1) != found.argmax(axis=1)))),
         images=len(reference),
     )
+
+
+def _cosines(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return the cosine of each image's two rows of logits, shape (images,); 1 where both are zero."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines: FloatArray = np.where(
+        (first == second).all(axis=1), 1.0, np.sum(first * second, axis=1) / np.maximum(lengths, LEAST)
+    )
+    return cosines
 
 
 def check_parity(parity: Parity, what: str, limit: float = MAX_RELATIVE_ERROR) -> None:

@@ -55,8 +55,8 @@ float, which the rest is held against.{_not_tried(judged)}
 - How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; regularisation,
   when to stop and precision on {report.held_out_images} more that were held out of training.
 - {_where_measured(plan, report)}
-- Made with `{report.command}`, seed {report.seed}.
-
+{_calibrated(report)}- Made with `{report.command}`, seed {report.seed}.
+{_damage(report)}
 ## Use it
 
 ```
@@ -115,6 +115,45 @@ In the bundle's folder. Precision is in the graphs, so no precision flag is need
 ```
 {_trtexec(typed[0], target.device.architecture)}
 ```
+"""
+
+
+def _calibrated(report: BuildReport) -> str:
+    """Return the model card's line on the photos that calibrated; empty where none did."""
+    made = report.calibration
+    if made is None:
+        return ""
+    remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
+    return (
+        f"- Ranges for quantization: recipe `{made.recipe}` on {len(made.photos)} training photos, named in "
+        f"`report.json`.{remarks}\n"
+    )
+
+
+def _damage(report: BuildReport) -> str:
+    """Return the model card's section on what quantization did to the answers; empty where float ships."""
+    judged, split = report.judged, report.accuracy.split
+    if judged.verdict.precision == "fp32":
+        return ""
+    damage = judged.damage
+    drop, (low, high), (before, after) = damage.drop, damage.drop.interval, damage.calibration_error
+    rows = "\n".join(
+        f"| {each.label} | {each.images} | {_percent(each.before)} | {_percent(each.after)} |"
+        for each in damage.by_class
+    )
+    return f"""
+## What it costs
+
+Against float, on {drop.images} {split} photos:
+
+- {drop.points:.2f} points of accuracy (95 % interval {low:.2f} to {high:.2f}): {drop.lost} right answers lost,
+  {drop.gained} gained. By chance alone as many would be lost with a probability of {drop.p_value:.2g} (McNemar's test).
+- {len(damage.flips)} answers changed; `report.json` names the photos.
+- The calibration error of its confidence is {after:.3f}, and was {before:.3f}.
+
+| class | photos | fp32 | {judged.verdict.precision} |
+|---|---|---|---|
+{rows}
 """
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl.bench import answer_all, describe_machine, interleave, is_of_kind
+from edgetl.bench import answer_all, compare_speed, describe_machine, interleave, is_of_kind
 from edgetl.bundle import Artifact
 from edgetl.data import labels_of
 from edgetl.errors import MissingError
 from edgetl.export import check_parity, measure_parity
-from edgetl.metrics import PairedResult, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
+from edgetl.metrics import Drop, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
 from edgetl.pipeline.artifacts import open_here, open_written, size_of, tolerance, write_artifact
+from edgetl.pipeline.damage import measure_damage
 from edgetl.pipeline.plan import REFERENCE, Plan
 from edgetl.pipeline.results import Answered, CompiledStage, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import Candidate, allowed_drop, decide
+from edgetl.quantize import Candidate, Verdict, decide, is_inside
 from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress
 from edgetl.runtime import PLANNED, Session
 
@@ -72,15 +73,15 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
         by |= tried
 
     latencies = _latencies(plan, made.artifacts, progress)
-    verdict = decide(_candidates(on_held, latencies), held_labels, plan.target)
-    inside = verdict.drop_points <= allowed_drop(plan.target.budget.accuracy_drop_points, len(held))
+    verdict = _decide(plan, on_held, latencies, held_labels)
+    inside = is_inside(verdict.drop, plan.target.budget.accuracy_drop_points, plan.settings.strict_budget)
     # What quantizes alike decides for a stand-by too, unless that leaves nothing inside the budget.
     called = [each for each, first in plan.standbys.items() if first == verdict.precision or not inside]
     if called:
         answers, who = _answer_with(map(made.of, called), held_rows, plan, progress)
         on_held |= answers
         by |= who
-        verdict = decide(_candidates(on_held, latencies), held_labels, plan.target)
+        verdict = _decide(plan, on_held, latencies, held_labels)
     ships = _ships(plan, verdict.precision, on_held, held_labels)
     answers, who = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_rows, plan, progress)
     on_unseen |= answers
@@ -91,6 +92,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             size_bytes=size_of(plan.compiled.folder, made.of(name)),
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
+            held_out_drop=_drop(on_held, name, held_labels),
             unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), {**by, **who}[name])
             if name in on_unseen
             else None,
@@ -99,13 +101,14 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
         for name in ("fp32", *plan.lower_precisions)
         if name in on_held
     }
-    loss = compare_paired(floats[1].argmax(axis=1), on_unseen[verdict.precision].argmax(axis=1), unseen_labels)
+    damage = measure_damage(floats[1], on_unseen[verdict.precision], unseen, plan.usable.labels)
     record = Judged(
         verdict=verdict,
         ships=ships,
         measured=tuple(measured.values()),
         not_tried={each: first for each, first in plan.standbys.items() if each not in on_held},
-        missed=_missed(plan, measured[verdict.precision], loss),
+        damage=damage,
+        missed=_missed(plan, measured[verdict.precision], damage.drop),
         machine=describe_machine(),
     )
     write_record(folder, "judged", record)
@@ -147,13 +150,26 @@ def _is_not_reference(artifact: Artifact) -> bool:
     return runs != ("fp32", REFERENCE.name, REFERENCE.device)
 
 
-def _candidates(
-    on_held: Mapping[Precision, FloatArray], latencies: Mapping[Precision, Latency] | None
-) -> dict[Precision, Candidate]:
-    return {
-        name: Candidate(latency_p50_ms=latencies[name].p50_ms if latencies else None, answers=logits.argmax(axis=1))
+def _decide(
+    plan: Plan,
+    on_held: Mapping[Precision, FloatArray],
+    latencies: Mapping[Precision, Latency] | None,
+    labels: IntArray,
+) -> Verdict:
+    """Return the verdict on what was looked at for the held-out photos."""
+    candidates = {
+        name: Candidate(
+            speed_up=compare_speed(latencies["fp32"], latencies[name], ROUNDS) if latencies else None,
+            answers=logits.argmax(axis=1),
+        )
         for name, logits in on_held.items()
     }
+    return decide(candidates, labels, plan.target, plan.settings.strict_budget)
+
+
+def _drop(on_held: Mapping[Precision, FloatArray], precision: Precision, labels: IntArray) -> Drop:
+    """Return what a precision loses against float on the held-out photos."""
+    return compare_paired(on_held["fp32"].argmax(axis=1), on_held[precision].argmax(axis=1), labels)
 
 
 def _ships(
@@ -166,12 +182,10 @@ def _ships(
     # What the device can build is known on the device only, so what else is inside the budget goes with it, and float
     # for what answers until there is a plan.
     budget, allowed = plan.target.budget.accuracy_drop_points, plan.target.engine.precisions
-    answers = {name: logits.argmax(axis=1) for name, logits in on_held.items()}
     spares = (
         each
         for each in allowed[allowed.index(chosen) + 1 :]
-        if each in answers
-        and compare_paired(answers["fp32"], answers[each], labels).drop_points <= allowed_drop(budget, len(labels))
+        if each in on_held and is_inside(_drop(on_held, each, labels), budget, plan.settings.strict_budget)
     )
     return (chosen, *spares, "fp32")
 
@@ -207,13 +221,13 @@ def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) 
         return interleave(calls, ROUNDS, PER_ROUND)
 
 
-def _missed(plan: Plan, shipped: Measured, loss: PairedResult) -> tuple[str, ...]:
+def _missed(plan: Plan, shipped: Measured, drop: Drop) -> tuple[str, ...]:
     """Return, in words, each bound of the target's budget that the shipped artifact misses."""
     budget, split = plan.target.budget, plan.usable.evaluation
     missed = []
-    if loss.drop_points > allowed_drop(budget.accuracy_drop_points, loss.images):
+    if not is_inside(drop, budget.accuracy_drop_points, strict=False):
         missed.append(
-            f"accuracy drop {loss.drop_points:.2f} points on {split}, the budget is {budget.accuracy_drop_points:g}"
+            f"accuracy drop {drop.points:.2f} points on {split}, the budget is {budget.accuracy_drop_points:g}"
         )
     if budget.latency_ms_p50 is not None and (shipped.p50_ms or 0.0) > budget.latency_ms_p50:
         missed.append(f"latency p50 {shipped.p50_ms:.2f} ms here, the budget is {budget.latency_ms_p50:g} ms")

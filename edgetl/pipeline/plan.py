@@ -252,6 +252,14 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
     """Return a build's target, after a look at whether its bundle can be made and written."""
     check_output(settings.out)
     target = load_target(settings.target)
+    allowed = target.engine.precisions
+    if settings.precision is not None:
+        if settings.precision not in allowed:
+            raise SettingsError(
+                f"--precision {settings.precision} cannot be built for {target.name}, which allows {', '.join(allowed)}"
+            )
+        forced = target.engine.model_copy(update={"precisions": (settings.precision,)})
+        target = target.model_copy(update={"engine": forced})
     kind = ENGINE_KINDS[target.engine.name]
     if find_spec(kind.build_module) is None:  # said before hours of training
         raise MissingError(
@@ -296,7 +304,7 @@ def _make_plan(
     lower = quantized if lower_precisions(target) else None
     compiled = Stage.of("compiled", (), reference, lower, engine.name, engine.device, engines, devices_of(engine.name))
     answered = Stage.of("answered", (), compiled)
-    judged = Stage.of("judged", ("quantize", "bench"), answered, target.model_dump())
+    judged = Stage.of("judged", ("quantize", "bench"), answered, target.model_dump(), settings.strict_budget)
     bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
     return Plan(
         settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,

@@ -6,6 +6,8 @@ from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Artifact, Parity
 from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
+from edgetl.metrics import Drop
+from edgetl.pipeline.damage import Damage
 from edgetl.quantize import Ranges, Verdict
 from edgetl.records import Latency, Precision, Preprocess, Record
 
@@ -13,6 +15,7 @@ __all__ = [
     "Answered",
     "BuildReport",
     "Calibrated",
+    "Calibration",
     "CompiledStage",
     "Exported",
     "Frozen",
@@ -58,10 +61,20 @@ class Reference(Record):
     parity: Parity
 
 
-class Calibrated(Record):
-    """The calibration stage: how many photos were looked at, and the range of each activation by its name."""
+class Calibration(Record):
+    """Which training photos were looked at: the recipe, each photo's path and sha256, the sha256 over these (of the
+    hashes in order, a line each), and what is amiss with them, in words."""
 
-    images: int
+    recipe: str
+    photos: dict[str, str]
+    sha256: str
+    remarks: tuple[str, ...]
+
+
+class Calibrated(Record):
+    """The calibration stage: what was looked at, and the range of each activation by its name."""
+
+    calibration: Calibration
     ranges: Ranges
 
 
@@ -96,9 +109,10 @@ class Measured(Record):
     """One artifact as measured here.
 
     `answered_by` is what answered for the held-out photos: for float the reference, else the artifact's own engine or,
-    where that is not here, another on the same graph. `latency` is None where this machine is not of the device's kind;
-    `unseen` where the artifact does not ship, for the evaluation split measures float and what ships. `parity` is with
-    the float graph's answers or, of the float artifact, with the trained network's.
+    where that is not here, another on the same graph; `held_out_drop` is what it loses there against float. `latency`
+    is None where this machine is not of the device's kind; `unseen` where the artifact does not ship, for the
+    evaluation split measures float and what ships. `parity` is with the float graph's answers or, of the float
+    artifact, with the trained network's.
     """
 
     precision: Precision
@@ -106,6 +120,7 @@ class Measured(Record):
     size_bytes: int
     latency: Latency | None
     held_out_accuracy: float
+    held_out_drop: Drop
     unseen: Unseen | None
     parity: Parity
 
@@ -125,13 +140,14 @@ class Judged(Record):
 
     `ships` lists the precisions in the order in which a device tries them: one, but for an engine that makes its plan
     on the device. `not_tried` names those of the target's that quantize as another does, and that other, which decided
-    for both.
+    for both. `damage` is what the one that ships first does to float's answers.
     """
 
     verdict: Verdict
     ships: tuple[Precision, ...]
     measured: tuple[Measured, ...]
     not_tried: dict[Precision, Precision]
+    damage: Damage
     missed: tuple[str, ...]
     machine: Machine
 
@@ -178,8 +194,7 @@ class BuildReport(Record):
     tuned: Tuned
     exporter: str
     parity: Parity
-    recipe: str | None
-    calibration_images: int
+    calibration: Calibration | None
     accuracy: Accuracies
     judged: Judged
     seconds: Seconds

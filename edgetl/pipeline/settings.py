@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from edgetl.errors import SettingsError
 from edgetl.profiles import explain, read_toml_table
-from edgetl.records import Record
+from edgetl.records import Precision, Record
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
@@ -33,6 +33,10 @@ class BuildSettings(Record):
     image_size: int | None = Field(default=None, ge=16, le=2048, description="photo side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"
     recipe: str = "minmax"
+    precision: Precision | None = Field(
+        default=None, description="ships whatever it costs; None lets the target choose"
+    )
+    strict_budget: bool = Field(default=False, description="the worse end of the drop's interval must be inside too")
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     golden: int = Field(default=8, ge=0, le=10_000, description="photos kept in the bundle for `edgetl verify`")

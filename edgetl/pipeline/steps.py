@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -33,9 +34,9 @@ from edgetl.metrics import accuracy
 from edgetl.pipeline.artifacts import copy_artifact, open_core, open_here, tolerance, write_artifact
 from edgetl.pipeline.measure import answer, answered, judged, reference
 from edgetl.pipeline.plan import BATCH, EXPECTED, PHOTOS, REFERENCE, Plan
-from edgetl.pipeline.results import Calibrated, CompiledStage, Exported, Frozen, Reference, Tuned
+from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import calibrate, quantize_for, select_items
+from edgetl.quantize import calibrate, quantize_for, remarks_on, select_items
 from edgetl.records import Precision, Progress
 
 __all__ = ["STEPS"]
@@ -132,13 +133,17 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     """Find the range of every activation on training photos, for the precisions below float32."""
     items = _calibration_items(plan)
-    if len(items) < plan.recipe.images:
-        progress.say(f"recipe {plan.recipe.name} asks for {plan.recipe.images} photos; all {len(items)} are used")
+    remarks = remarks_on(items, plan.recipe, plan.usable.labels, plan.parts[2])
+    for remark in remarks:
+        progress.say(remark)
     batches = progress.track(
         image_batches(plan.usable, items, plan.faced, BATCH), "calibrating, batches", -(-len(items) // BATCH)
     )
     ranges = calibrate(onnx.load(plan.core), batches, plan.recipe)
-    write_record(folder, "calibrated", Calibrated(images=len(items), ranges=ranges))
+    photos = {item.path.as_posix(): item.sha256 for item in items}
+    digest = hashlib.sha256("".join(f"{each}\n" for each in photos.values()).encode()).hexdigest()
+    calibration = Calibration(recipe=plan.recipe.name, photos=photos, sha256=digest, remarks=remarks)
+    write_record(folder, "calibrated", Calibrated(calibration=calibration, ranges=ranges))
 
 
 def quantized(plan: Plan, progress: Progress, folder: Path) -> None:

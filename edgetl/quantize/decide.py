@@ -5,97 +5,95 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgetl.metrics import compare_paired
-from edgetl.records import IntArray, Precision, Record
+from edgetl.metrics import Drop, compare_paired
+from edgetl.records import IntArray, Precision, Record, SpeedUp
 from edgetl.target import TargetProfile
 
-__all__ = ["Candidate", "Verdict", "allowed_drop", "decide"]
-
-# Less than this is within the noise of timing on a shared machine, and would make the verdict a matter of luck.
-LEAST_SPEED_UP = 1.05
+__all__ = ["Candidate", "Verdict", "decide", "is_inside"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One artifact that could ship: its speed, None where it was not measured on the device's kind of machine, and its
-    classes for the held-out photos, shape (images,)."""
+    """One artifact that could ship: how much faster than float it is, None where that was not measured on the device's
+    kind of machine, and its classes for the held-out photos, shape (images,)."""
 
-    latency_p50_ms: float | None
+    speed_up: SpeedUp | None
     answers: IntArray
 
 
 class Verdict(Record):
-    """Which precision ships, and why, in one sentence; `speed_up` is None where it was not measured."""
+    """Which precision ships, and why, in one sentence; what it loses against float on the held-out photos, and how much
+    faster it is, None where that was not measured."""
 
     precision: Precision
     reason: str
-    drop_points: float
-    speed_up: float | None
+    drop: Drop
+    speed_up: SpeedUp | None
 
 
-def allowed_drop(budget_points: float, images: int) -> float:
-    """Return the accuracy drop that is inside a budget, in points; one image is, however fine the budget."""
-    return max(budget_points, 100.0 / images) + 1e-9
+def is_inside(drop: Drop, budget_points: float, strict: bool) -> bool:
+    """Say whether a drop is inside a budget: as measured or, if strict, at the worse end of its interval too."""
+    points = drop.interval[1] if strict else drop.points
+    return points <= budget_points + 1e-9  # one image is one image in spite of rounding
 
 
-def decide(candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile) -> Verdict:
+def decide(
+    candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile, strict: bool = False
+) -> Verdict:
     """Return the verdict: the first candidate, in the target's order, that is inside its budget and faster than float.
 
-    The drop is paired, image by image. Where the budget is finer than one held-out photo, one photo is allowed. Where
-    speed was not measured, the target's order of precisions stands for it.
+    The drop is paired, image by image; a speed-up counts where its interval lies above 1. Where speed was not measured,
+    the target's order of precisions stands for it.
 
     Args:
         candidates: by precision; `fp32`, which the others are held against, and those of the target's that were tried.
         actual: the true classes of the held-out photos, shape (images,).
         target: whose budget and precisions count.
+        strict: the worse end of the drop's interval must be inside the budget.
     """
-    allowed = target.engine.precisions
+    allowed, float_ = target.engine.precisions, candidates["fp32"].answers
+    drops = {name: compare_paired(float_, each.answers, actual) for name, each in candidates.items()}
+
+    def verdict(precision: Precision, reason: str) -> Verdict:
+        return Verdict(
+            precision=precision, reason=reason, drop=drops[precision], speed_up=candidates[precision].speed_up
+        )
+
     if allowed[0] == "fp32":
-        only = "allows float only" if len(allowed) == 1 else "prefers float"
-        return Verdict(precision="fp32", reason=f"{target.name} {only}", drop_points=0.0, speed_up=1.0)
-    refused = []
-    before = allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed
-    for precision in filter(candidates.__contains__, before):
-        verdict, good = _weigh(precision, candidates, actual, target)
-        if good:
-            return verdict
-        refused.append(verdict)
+        return verdict("fp32", "float is all that is allowed" if len(allowed) == 1 else f"{target.name} prefers float")
+    refused: dict[Precision, str] = {}
+    for precision in allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed:
+        if precision in candidates:
+            reason, good = _weigh(precision, drops[precision], candidates[precision].speed_up, target, strict)
+            if good:
+                return verdict(precision, reason)
+            refused[precision] = reason
     if "fp32" in allowed:
-        return refused[0].model_copy(update={"precision": "fp32", "reason": "; ".join(each.reason for each in refused)})
-    return min(refused, key=lambda each: each.drop_points)
+        return verdict("fp32", "; ".join(refused.values()))
+    nearest = min(refused, key=lambda each: drops[each].points)
+    return verdict(nearest, refused[nearest])
 
 
 def _weigh(
-    precision: Precision, candidates: Mapping[Precision, Candidate], actual: IntArray, target: TargetProfile
-) -> tuple[Verdict, bool]:
-    """Return the verdict on one precision, and whether it may ship."""
-    float_, candidate = candidates["fp32"], candidates[precision]
-    paired = compare_paired(float_.answers, candidate.answers, actual)
-    budget, name = target.budget.accuracy_drop_points, precision.upper()
-    allowed = allowed_drop(budget, paired.images)
-    points = f"{abs(paired.drop_points):.2f}" if paired.drop_points else "no"
-    change = f"{points} points {'gained' if paired.drop_points < 0 else 'lost'} on {paired.images} held-out photos"
-    speed_up = None
-    if float_.latency_p50_ms is not None and candidate.latency_p50_ms is not None:
-        speed_up = float_.latency_p50_ms / candidate.latency_p50_ms
-    good = False
-    finer = ""
-    if budget < paired.drop_points <= allowed:
-        finer = f" as far as so few photos tell, one being {100.0 / paired.images:.2f}"
-    if paired.drop_points > allowed:
-        reason = f"{name} is outside the budget of {budget:g} points: {change}"
-    elif speed_up is None:
-        reason, good = (
-            f"{name} is inside the budget of {budget:g} points{finer}: {change}; its speed was not measured here",
-            True,
-        )
-    elif target.engine.precisions == (precision,):
-        reason, good = f"{target.name} allows {name} only: {change}", True
-    elif speed_up < LEAST_SPEED_UP and "fp32" in target.engine.precisions:
-        reason = f"{name} is not faster beyond the noise of timing: {speed_up:.2f}x the speed of float"
-    else:
-        reason, good = (
-            f"{name} is {speed_up:.2f}x faster and inside the budget of {budget:g} points{finer}: {change}",
-            True,
-        )
-    return Verdict(precision=precision, reason=reason, drop_points=paired.drop_points, speed_up=speed_up), good
+    precision: Precision, drop: Drop, speed_up: SpeedUp | None, target: TargetProfile, strict: bool
+) -> tuple[str, bool]:
+    """Return what is to be said of one precision, and whether it may ship."""
+    name, budget, only = precision.upper(), target.budget.accuracy_drop_points, target.engine.precisions == (precision,)
+    points = f"{abs(drop.points):.2f}" if drop.points else "no"
+    low, high = drop.interval
+    change = (
+        f"{points} points {'gained' if drop.points < 0 else 'lost'} on {drop.images} held-out photos "
+        f"(95 % interval of the loss {low:.2f} to {high:.2f})"
+    )
+    if not is_inside(drop, budget, strict):
+        worse = " at the worse end of its interval" if is_inside(drop, budget, strict=False) else ""
+        return f"{name} is outside the budget of {budget:g} points{worse}: {change}", False
+    inside = f"inside the budget of {budget:g} points: {change}"
+    if speed_up is None:
+        return f"{name} is {inside}; its speed was not measured here", True
+    if only:
+        return f"{name} is all that is allowed: {change}", True
+    faster = f"{speed_up.ratio:.2f}x ({speed_up.low:.2f} to {speed_up.high:.2f})"
+    if speed_up.low <= 1.0 and "fp32" in target.engine.precisions:
+        return f"{name} is not faster beyond the noise of timing: {faster} the speed of float", False
+    return f"{name} is {faster} faster and {inside}", True

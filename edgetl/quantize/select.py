@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edgetl.data import Item, balanced
 from edgetl.errors import CalibrationError
 from edgetl.recipe import CalibrationRecipe
 
-__all__ = ["select_items"]
+__all__ = ["remarks_on", "select_items"]
+
+# With fewer photos, a range may miss what is rare.
+FEW = 100
 
 
 def select_items(items: Sequence[Item], recipe: CalibrationRecipe) -> tuple[Item, ...]:
@@ -32,3 +35,30 @@ def select_items(items: Sequence[Item], recipe: CalibrationRecipe) -> tuple[Item
         drawn = sorted(items, key=lambda item: hashlib.sha256(f"{recipe.seed} {item.sha256}".encode()).digest())
         return tuple(drawn[: recipe.images])
     return balanced(items, recipe.images, recipe.seed)
+
+
+def remarks_on(
+    chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequence[str], unseen: Iterable[Item]
+) -> tuple[str, ...]:
+    """Return, in words, what is amiss with the photos that calibrate; empty where nothing is.
+
+    Args:
+        chosen: the photos, as `select_items` gives them.
+        recipe: what they were chosen by.
+        labels: of the classes.
+        unseen: photos that results are measured on, which must not be among them under another name.
+    """
+    remarks = []
+    if len(chosen) < recipe.images:
+        remarks.append(f"recipe {recipe.name} asks for {recipe.images} photos; all {len(chosen)} are used")
+    if len(chosen) < FEW:
+        remarks.append(f"{len(chosen)} photos calibrate: with fewer than {FEW}, ranges may miss what is rare")
+    there = {item.label for item in chosen}
+    missing = [label for number, label in enumerate(labels) if number not in there]
+    if missing:
+        remarks.append(f"no photo of {', '.join(missing)} calibrates")
+    measured = {item.sha256 for item in unseen}
+    leaked = [item.path.as_posix() for item in chosen if item.sha256 in measured]
+    if leaked:
+        remarks.append(f"results are measured on photos that calibrate: {', '.join(leaked)}")
+    return tuple(remarks)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgetl.bench import timing
-from edgetl.bench.timing import interleave, summarise, time_calls
+from edgetl.bench.timing import compare_speed, interleave, summarise, time_calls
+from edgetl.records import Latency
 
 
 class Clock:
@@ -99,3 +100,30 @@ class TestInterleave:
 
         found = interleave({"a": slower_and_slower, "b": slower_and_slower}, rounds=50, per_round=1)
         assert found["a"].p50_ms == pytest.approx(found["b"].p50_ms, rel=0.02)
+
+
+class TestCompareSpeed:
+    @staticmethod
+    def latency(scale: float, noise: float, seed: int, rounds: int = 10) -> Latency:
+        """Return a latency of rounds of 20 calls; the machine is another in each round, for all alike."""
+        pace = np.random.default_rng(0).uniform(1.0, 2.0, (rounds, 1))
+        jitter = np.random.default_rng(seed).normal(0.0, noise, (rounds, 20))
+        return summarise((scale * pace * (1 + jitter)).ravel().tolist())
+
+    def test_a_drift_that_meets_both_does_not_widen_the_interval(self) -> None:
+        found = compare_speed(self.latency(3.0, 0.01, 1), self.latency(2.0, 0.01, 2), 10)
+        assert found.ratio == pytest.approx(1.5, rel=0.01)
+        assert 1.48 < found.low <= found.ratio <= found.high < 1.52
+
+    def test_what_is_equally_fast_is_not_faster(self) -> None:
+        found = compare_speed(self.latency(1.0, 0.1, 1), self.latency(1.0, 0.1, 2), 10)
+        assert found.low < 1.0 < found.high
+
+    def test_a_thing_is_as_fast_as_itself(self) -> None:
+        one = self.latency(1.0, 0.1, 1)
+        found = compare_speed(one, one, 10)
+        assert (found.ratio, found.low, found.high) == (1.0, 1.0, 1.0)
+
+    def test_samples_that_do_not_part_into_rounds_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="cannot reshape"):
+            compare_speed(self.latency(1.0, 0.1, 1), self.latency(1.0, 0.1, 2), 7)

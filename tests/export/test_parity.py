@@ -24,6 +24,9 @@ REFUSED = (
 )
 
 
+EQUAL = Parity(max_relative_error=0.0, mean_relative_error=0.0, cosine=1.0, top1_agreement=1.0, near_ties=0, images=16)
+
+
 def logits(*rows: tuple[float, ...]) -> FloatArray:
     return np.array(rows, dtype=np.float32)
 
@@ -36,17 +39,29 @@ class TestMeasure:
 
     def test_equal_logits_have_no_error(self) -> None:
         same = logits((1, 2), (3, -4))
-        assert measure_parity(same, same) == Parity(max_relative_error=0.0, top1_agreement=1.0, images=2)
+        assert measure_parity(same, same) == EQUAL.model_copy(update={"images": 2})
+
+    def test_the_mean_error_is_over_all_logits(self) -> None:
+        assert measure_parity(logits((1, -4), (2, 0)), logits((1, -4), (2, 0.02))).mean_relative_error == pytest.approx(
+            0.005 / 4
+        )
+
+    def test_the_cosine_is_that_of_the_image_that_is_farthest_off(self) -> None:
+        found = measure_parity(logits((1, 0), (3, 4)), logits((2, 0), (4, 3)))
+        assert found.cosine == pytest.approx(24 / 25)
 
     def test_a_network_that_answers_zero_has_no_error_against_itself(self) -> None:
-        assert measure_parity(logits((0, 0)), logits((0, 0))).max_relative_error == 0.0
+        found = measure_parity(logits((0, 0)), logits((0, 0)))
+        assert (found.max_relative_error, found.cosine) == (0.0, 1.0)
 
     def test_a_near_tie_that_tips_over_counts_as_agreement(self) -> None:
         # The largest logit is 10, so logits closer than 0.02 are a near-tie.
-        assert measure_parity(logits((10.0, 9.981)), logits((9.99, 9.991))).top1_agreement == 1.0
+        found = measure_parity(logits((10.0, 9.981)), logits((9.99, 9.991)))
+        assert (found.top1_agreement, found.near_ties) == (1.0, 1)
 
     def test_what_is_no_near_tie_counts_as_disagreement(self) -> None:
-        assert measure_parity(logits((10.0, 9.979), (1, 0)), logits((9.98, 9.99), (1, 0))).top1_agreement == 0.5
+        found = measure_parity(logits((10.0, 9.979), (1, 0)), logits((9.98, 9.99), (1, 0)))
+        assert (found.top1_agreement, found.near_ties) == (0.5, 0)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_logits_that_are_not_finite_are_refused(self, bad: float) -> None:
@@ -63,12 +78,14 @@ class TestMeasure:
 
 class TestCheck:
     def test_what_lies_on_the_limit_will_do(self) -> None:
-        check_parity(Parity(max_relative_error=MAX_RELATIVE_ERROR, top1_agreement=1.0, images=16), "the graph")
+        check_parity(EQUAL.model_copy(update={"max_relative_error": MAX_RELATIVE_ERROR}), "the graph")
 
     @pytest.mark.parametrize(("error", "agreement"), [(0.00101, 1.0), (0.0, 0.99), (float("nan"), 1.0)])
     def test_what_lies_beyond_it_is_refused(self, error: float, agreement: float) -> None:
         with pytest.raises(ParityError, match="the graph computes something else than the trained network"):
-            check_parity(Parity(max_relative_error=error, top1_agreement=agreement, images=16), "the graph")
+            check_parity(
+                EQUAL.model_copy(update={"max_relative_error": error, "top1_agreement": agreement}), "the graph"
+            )
 
     def test_a_trained_network_that_answers_nan_is_refused(self) -> None:
         with pytest.raises(ParityError, match="computes something else"):

@@ -19,7 +19,9 @@ KILLS = 20
 EDGETL = """
 from edgetl.bench import summarise
 from edgetl.pipeline import measure
-measure.interleave = lambda calls, rounds, each: {name: summarise([2.0 if name == "fp32" else 1.0]) for name in calls}
+measure.interleave = lambda calls, rounds, each: {
+    name: summarise([2.0 if name == "fp32" else 1.0] * rounds) for name in calls
+}
 from edgetl.cli.app import main
 main()
 """

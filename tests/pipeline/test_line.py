@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgetl.errors import MissingError, ParityError
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, Summary, build, steps
 from edgetl.pipeline.artifacts import open_here
 from edgetl.pipeline.measure import answer
-from edgetl.records import Latency, Progress
+from edgetl.records import Latency, Precision, Progress
 from edgetl.runtime import Predictor, Session, verify_bundle
 
 STAGES = [
@@ -110,6 +111,43 @@ class TestReport:
         for each in judged.measured:
             assert 0 <= each.held_out_accuracy <= 1
             assert each.latency.count == len(each.latency.samples_ms) >= 100
+
+    @pytest.mark.parametrize("precision", ["int8", "fp32"])
+    def test_a_precision_that_was_asked_for_ships_and_what_it_costs_is_said(
+        self, precision: Precision, built: Bundle, settings: BuildSettings
+    ) -> None:
+        bundle = build(settings.model_copy(update={"precision": precision}))
+        report = report_of(bundle)
+        assert bundle.manifest.artifact.precision == report.judged.verdict.precision == precision
+        assert f"--precision {precision}" in report.command
+        damage = report.judged.damage
+        assert damage.drop.images == sum(each.images for each in damage.by_class) == 6
+        assert (damage.drop.lost, damage.drop.gained) == (0, 0) or len(damage.flips) >= 1
+        card = bundle.read("README.md").decode()
+        assert ("## What it costs" in card) == (precision == "int8")
+        assert all(f"| {label} | 2 |" in card for label in ("blue", "green", "red")) == (precision == "int8")
+
+    def test_it_names_the_photos_that_calibrated_and_what_is_amiss_with_them(
+        self, built: Bundle, colours: Path
+    ) -> None:
+        made = report_of(built).calibration
+        assert made is not None
+        assert len(made.photos) == 27
+        for path, sha256 in made.photos.items():
+            assert hashlib.sha256((colours / path).read_bytes()).hexdigest() == sha256
+        lines = "".join(f"{each}\n" for each in made.photos.values())
+        assert made.sha256 == hashlib.sha256(lines.encode()).hexdigest()
+        assert made.remarks == (
+            "recipe minmax asks for 200 photos; all 27 are used",
+            "27 photos calibrate: with fewer than 100, ranges may miss what is rare",
+        )
+        assert "recipe `minmax` on 27 training photos" in built.read("README.md").decode()
+
+    def test_with_a_strict_budget_three_photos_prove_nothing(self, built: Bundle, settings: BuildSettings) -> None:
+        judged = report_of(build(settings.model_copy(update={"strict_budget": True}))).judged
+        assert judged.ships == ("fp32",)
+        assert judged.of("int8").held_out_drop.interval[1] == pytest.approx(100.0)
+        assert judged.verdict.reason.startswith("INT8 is outside the budget of 0.5 points")
 
     def test_the_evaluation_split_measures_float_and_what_ships_and_nothing_else(
         self, built: Bundle, settings: BuildSettings, write_target: Callable[..., str]

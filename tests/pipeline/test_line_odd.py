@@ -171,8 +171,8 @@ class TestOddBuild:
 
     def test_a_target_that_allows_float_only_gets_float(self, odd: Odd) -> None:
         assert odd.bundle.manifest.artifact.precision == "fp32"
-        assert odd.report.judged.verdict.reason == "own allows float only"
-        assert (odd.report.recipe, odd.report.calibration_images) == (None, 0)
+        assert odd.report.judged.verdict.reason == "float is all that is allowed"
+        assert odd.report.calibration is None
 
     def test_every_bound_that_is_missed_is_said(self, odd: Odd) -> None:
         latency, size = odd.report.judged.missed

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgetl.data import load_image
-from edgetl.errors import BackboneError, BundleError, DataError, MissingError, RecipeError, TargetError
+from edgetl.errors import BackboneError, BundleError, DataError, MissingError, RecipeError, SettingsError, TargetError
 from edgetl.pipeline import BuildSettings, Plan, make_plan
 from edgetl.pipeline.plan import BATCH
 from edgetl.records import Border, Quiet
@@ -178,6 +178,18 @@ def test_choices_are_made_on_a_tenth_of_the_training_photos(plan_of: Callable[..
     assert not set(train) & set(held)
     assert len(held) == 3
     assert {item.label for item in held} == {0, 1, 2}
+
+
+def test_a_precision_that_the_target_does_not_allow_is_an_error_before_any_work(
+    plan_of: Callable[..., Plan], no_stages: Path
+) -> None:
+    with pytest.raises(SettingsError, match="--precision bf16 cannot be built for cpu, which allows int8, fp32"):
+        plan_of(precision="bf16")
+
+
+def test_a_strict_budget_judges_anew(keys_of: Keys) -> None:
+    before, after = keys_of(), keys_of(strict_budget=True)
+    assert [name for name in ORDER if before[name] != after[name]] == ["judged", "bundle"]
 
 
 @pytest.mark.parametrize(
