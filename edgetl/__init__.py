@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgetl.bundle import Bundle
     from edgetl.errors import EdgetlError
-    from edgetl.pipeline import BuildSettings, build
+    from edgetl.pipeline import BuildSettings, build, build_each
     from edgetl.runtime import Predictor
 
     __version__: str
 
-__all__ = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build"]
+__all__ = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build", "build_each"]
 
 # Public name -> room. Imported on first use, so that a device never imports the training rooms.
 _ROOMS = {
@@ -21,6 +21,7 @@ _ROOMS = {
     "EdgetlError": "edgetl.errors",
     "Predictor": "edgetl.runtime",
     "build": "edgetl.pipeline",
+    "build_each": "edgetl.pipeline",
 }
 
 
@@ -33,7 +34,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'edgetl' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_ROOMS[name]), name)
+    from edgetl.errors import missing_library
+
+    try:
+        return getattr(import_module(_ROOMS[name]), name)
+    except ModuleNotFoundError as error:
+        raise missing_library(str(error.name), "train", "build") from None
 
 
 def __dir__() -> list[str]:

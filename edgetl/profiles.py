@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from edgetl.errors import EdgetlError, nearest
+from edgetl.errors import EdgetlError, MissingError, nearest
 from edgetl.folders import config_folder
 from edgetl.records import Record
 
@@ -27,8 +27,15 @@ R = TypeVar("R", bound=Record)
 
 
 def profile_names(package: str) -> tuple[str, ...]:
-    """Return the names of the TOML files in a data package and in the user's folder of that kind, sorted."""
-    names = [entry.name for entry in resources.files(package).iterdir()]
+    """Return the names of the TOML files in a data package and in the user's folder of that kind, sorted.
+
+    Raises:
+        MissingError: edgetl is not installed.
+    """
+    try:
+        names = [entry.name for entry in resources.files(package).iterdir()]
+    except ModuleNotFoundError:  # the folder of that name lies beside edgetl's, and is mapped into it when installed
+        raise MissingError("edgetl runs from its sources and is not installed. Run there: pip install -e .") from None
     if _own(package).is_dir():
         names += [path.name for path in _own(package).iterdir()]
     return tuple(sorted({name.removesuffix(".toml") for name in names if name.endswith(".toml")}))

@@ -70,6 +70,14 @@ def test_a_device_that_is_asked_to_build_says_what_to_install(device: dict[str, 
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["BuildSettings", "build", "build_each"])
+def test_a_device_that_is_asked_to_build_from_python_says_so_too(name: str, device: dict[str, str]) -> None:
+    ran = run(device, "-c", f"from edgetl import {name}")
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("edgetl.errors.MissingError: ")
+    assert last.endswith("is needed to build and is not installed. Run: pip install 'edgetl[train]'")
+
+
 def test_importing_the_runtime_imports_no_training_library_and_no_engine() -> None:
     script = (
         "import json, sys, time\nstarted = time.perf_counter()\nimport edgetl.runtime\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from edgetl.errors import RecipeError, TargetError
+from edgetl.errors import MissingError, RecipeError, TargetError
 from edgetl.profiles import explain, load_named, profile_names, read_toml, read_toml_table
 from edgetl.records import Record
 
@@ -37,6 +37,11 @@ def test_names_are_sorted_and_without_the_suffix(package: str) -> None:
     names = profile_names(package)
     assert names == tuple(sorted(names))
     assert names and not any("." in name or name.startswith("_") for name in names)
+
+
+def test_sources_that_are_not_installed_say_so() -> None:
+    with pytest.raises(MissingError, match=r"and is not installed\. Run there: pip install -e \.$"):
+        profile_names("edgetl._nothing")
 
 
 class TestReadToml:

@@ -12,7 +12,7 @@ import edgetl
 
 PACKAGE = Path(edgetl.__file__).parent
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-PUBLIC = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build"]
+PUBLIC = ["BuildSettings", "Bundle", "EdgetlError", "Predictor", "__version__", "build", "build_each"]
 
 
 def open_room(name: str) -> ModuleType:

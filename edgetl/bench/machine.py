@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ ONNXRUNTIME = "onnxruntime"
 
 
 class Machine(Record):
-    """The machine and the versions a measurement was taken with."""
+    """The machine and the versions a measurement was taken with, and when that was (ISO 8601, UTC)."""
 
     cpu: str
     architecture: str
@@ -36,6 +37,7 @@ class Machine(Record):
     system: str
     python: str
     load_1min: float
+    date: str
     versions: dict[str, str]
 
 
@@ -56,6 +58,7 @@ def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         load_1min=round(os.getloadavg()[0], 2),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions_of(LIBRARIES),
     )
 

@@ -42,7 +42,9 @@ class Bundle:
             if inside:
                 raise BundleError(f"{folder}: not a bundle, but a folder that holds bundles: {', '.join(inside)}")
             found = "a folder without manifest.json" if folder.is_dir() else "no such folder"
-            raise BundleError(f"{folder}: not a bundle ({found}). Make one with: edgetl build --out {folder}")
+            raise BundleError(
+                f"{folder}: not a bundle ({found}). Make one with: edgetl build --data PHOTOS --out {folder}"
+            )
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -97,7 +99,7 @@ class Bundle:
                 raise BundleError(f"{path}: is a link. A bundle holds plain files only")
             if path.is_file() and name != MANIFEST and name not in self.manifest.files:
                 raise BundleError(
-                    f"{path}: not listed in the manifest. Remove it: a bundle holds only what it declares"
+                    f"{path}: not listed in the manifest. Move it away: a bundle holds only what it declares"
                 )
         for name in self.manifest.files:
             self.read(name)
@@ -105,16 +107,33 @@ class Bundle:
 
 
 def check_output(out: Path) -> None:
-    """Return if a bundle may be written at `out`: nothing is there, or an empty folder, or an older bundle.
+    """Return if a bundle may be written at `out`: nothing is there, or an empty folder, or an older bundle that holds
+    nothing of the user's own.
 
     Raises:
-        BundleError: something else is there, or nothing can be made there.
+        BundleError: something would be lost, or nothing can be made there.
     """
+    around = next((parent for parent in out.absolute().parents if _declared(parent) is not None), None)
+    if around is not None:
+        raise BundleError(
+            f"{out}: lies inside the bundle {around}, which holds only what it declares. Choose another --out, or move "
+            "that bundle away"
+        )
     nearest = next((parent for parent in out.absolute().parents if parent.exists()), out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         what = "no folder may be made in it" if nearest.is_dir() else "it is a file"
         raise BundleError(f"{out}: cannot be made, for {nearest} is in the way: {what}. Choose another --out")
-    if out.is_dir() and (_holds_bundle(out) or not any(out.iterdir())):
+    if out.is_dir() and (declared := _declared(out)) is not None:
+        files = (path for path in sorted(out.rglob("*")) if path.is_symlink() or not path.is_dir())
+        own = [path for path in files if path.relative_to(out).as_posix() not in declared]
+        if own:
+            more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+            raise BundleError(
+                f"{out}: holds {own[0].relative_to(out)}{more}, which the bundle there does not declare, and all of it "
+                "would be replaced. Choose another --out, or move that away"
+            )
+        return
+    if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
         raise BundleError(
@@ -146,15 +165,17 @@ def write_bundle(out: Path, compose: Callable[[Path], Manifest]) -> Bundle:
     return Bundle.open(out)
 
 
-def _holds_bundle(folder: Path) -> bool:
-    """Say whether the folder's manifest.json is a bundle's, of any schema: web pages have a file of that name too."""
+def _declared(folder: Path) -> frozenset[str] | None:
+    """Return what the bundle in a folder may hold, its manifest of any schema included; None where the folder is no
+    bundle: web pages have a manifest.json too."""
     try:
         said = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
-        return False
-    return (
-        isinstance(said, dict) and {"schema", "files"} <= said.keys() and bool({"artifact", "artifacts"} & said.keys())
-    )
+        return None
+    if not isinstance(said, dict) or "schema" not in said or not {"artifact", "artifacts"} & said.keys():
+        return None
+    files = said.get("files")
+    return frozenset({MANIFEST, *files}) if isinstance(files, dict) else None
 
 
 def sha256_of(path: Path) -> str:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["build"]
 
+# Load a core above which more than the build itself was at work.
+BUSY_LOAD = 1.5
+BUSY = ": others may have been at work; measure again with --force when none is"
+
 
 def build(
     data: Annotated[
@@ -56,14 +60,12 @@ def build(
     force: Annotated[bool, Option("--force", help="Make every stage anew.")] = False,
 ) -> None:
     """Fine-tune, quantize, prove, measure and bundle a classifier from a folder of photos."""
-    from edgetl.errors import BudgetError, MissingError
+    from edgetl.errors import BudgetError, missing_library
 
     try:
         from edgetl import pipeline
     except ModuleNotFoundError as error:
-        raise MissingError(
-            f"{error.name} is needed to build and is not installed. Run: pip install 'edgetl[train]'"
-        ) from None
+        raise missing_library(str(error.name), "train", "build") from None
 
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
@@ -127,7 +129,7 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
 def _print_table(summaries: list[Summary]) -> None:
     out.print()
     out.print(
-        f"{'target':18} {'engine':12} {'precision':10} {'accuracy':>9} {'float':>9} {'p50':>12} {'size':>9}  bundle"
+        f"{'target':18} {'engine':12} {'precision':10} {'accuracy':>9} {'float':>9} {'inference':>12} {'size':>9}  in"
     )
     for each in summaries:
         out.print(
@@ -135,6 +137,11 @@ def _print_table(summaries: list[Summary]) -> None:
             f"{100 * each.accuracy['float']:7.2f} % {_milliseconds(each.latency_ms['shipped_p50']):>12} "
             f"{each.size_bytes['shipped'] / 1e6:6.2f} MB  {each.bundle}"
         )
+    out.print()
+    for each in summaries:
+        out.print(f"{each.target}: {each.reason}.")
+    first = summaries[0]
+    out.print(f"Accuracy is on {first.images} {first.split} photos that nothing was chosen by.")
     took = ", ".join(f"{each.target} {each.seconds.total:.0f} s" for each in summaries)
     out.print(f"It took {took}.\n\nNext:")
     for each in summaries:
@@ -157,11 +164,19 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
         measured = "not measured" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
         out.print(
             f"{each.precision:10} held out {100 * each.held_out_accuracy:6.2f} %   {accuracy.split} {measured:>12}   "
-            f"p50 {_milliseconds(each.p50_ms):>10}   {each.size_bytes / 1e6:6.2f} MB{mark}"
+            f"inference {_milliseconds(each.p50_ms):>12}   {each.size_bytes / 1e6:6.2f} MB{mark}"
         )
     for precision, first in judged.not_tried.items():
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     out.print(f"{judged.verdict.reason}.")
+    if judged.measured[0].latency:
+        machine = judged.machine
+        busy = BUSY if machine.load_1min > BUSY_LOAD * machine.cores else ""
+        out.print(
+            f"Timed {machine.date} on {machine.cpu}, {machine.cores} cores, at a load of {machine.load_1min}{busy}."
+        )
+    if accuracy.float_ <= accuracy.frozen and report.tuned.history.epochs[1:]:
+        out.print(f"Fine-tuning brought nothing on the {accuracy.split} photos over the frozen stage.")
     if summary.precision != "fp32":
         drop, (low, high) = judged.damage.drop, judged.damage.drop.interval
         out.print(

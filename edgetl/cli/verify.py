@@ -33,5 +33,7 @@ def verify(
             f"logits differ by at most {each.golden.max_logit_difference:.3g} "
             f"({each.logit_tolerance:.3g} allowed), pixels by {each.golden.max_pixel_difference}"
         )
+    if verified.replayed and verified.engine not in {one.engine for one in verified.replayed}:
+        out.print(f"nothing was replayed on {verified.engine}, which the bundle is for: verify it on the device too")
     if not verified.replayed:
         out.print("the bundle holds no golden photos, so its answers were not replayed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetl.data.check import BadImage, Check, Duplicate, Leak, check_dataset, without_bad
+from edgetl.data.check import BadImage, Check, Conflict, Duplicate, Leak, check_dataset, usable_photos
 from edgetl.data.dataset import SPLITS, Dataset, Item, Split, balanced, hold_out, labels_of
 from edgetl.data.loader import image_batches, load_image
 from edgetl.data.readers import READERS, Reader, read_dataset
@@ -13,6 +13,7 @@ __all__ = [
     "SPLITS",
     "BadImage",
     "Check",
+    "Conflict",
     "Dataset",
     "Duplicate",
     "Item",
@@ -26,6 +27,6 @@ __all__ = [
     "labels_of",
     "load_image",
     "read_dataset",
-    "without_bad",
+    "usable_photos",
     "write_rows",
 ]

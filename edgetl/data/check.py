@@ -1,4 +1,4 @@
-"""Finds photos that cannot be read, that occur twice, or that are in train and held out at once."""
+"""Finds photos that cannot be read, that occur twice or under two labels, or that are trained on and measured on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgetl.errors import DataError
 from edgetl.records import Progress, Quiet, Record
 from edgetl.runtime.preprocess import open_photo
 
-__all__ = ["BadImage", "Check", "Duplicate", "Leak", "check_dataset", "without_bad"]
+__all__ = ["BadImage", "Check", "Conflict", "Duplicate", "Leak", "check_dataset", "usable_photos"]
 
 # Above this share of unreadable photos the folder is not what the user thinks, and skipping would hide it.
 MOST_BAD = 0.5
@@ -25,10 +25,11 @@ class BadImage(Record):
 
 
 class Leak(Record):
-    """The same picture, by sha256, in train and in val or test; both paths are relative to the dataset's root."""
+    """A training photo that is measured on too, and under which path: the same picture, by sha256. Both paths are
+    relative to the dataset's root."""
 
     train: str
-    held_out: str
+    measured: str
 
 
 class Duplicate(Record):
@@ -38,12 +39,19 @@ class Duplicate(Record):
     paths: tuple[str, ...]
 
 
+class Conflict(Record):
+    """The paths of one picture, by sha256, that stands under several labels."""
+
+    paths: tuple[str, ...]
+
+
 class Check(Record):
     """What was found in a dataset, in the dataset's order."""
 
-    bad: tuple[BadImage, ...]
-    leaks: tuple[Leak, ...]
-    duplicates: tuple[Duplicate, ...]
+    bad: tuple[BadImage, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
 
     @property
     def copies(self) -> int:
@@ -68,48 +76,57 @@ def check_dataset(dataset: Dataset, progress: Progress | None = None) -> Check:
         for item, reason in zip(dataset.items, reasons, strict=True)
         if reason is not None
     )
-    paths_of: defaultdict[str, dict[Split, list[str]]] = defaultdict(lambda: {split: [] for split in SPLITS})
+    pictures: defaultdict[str, list[Item]] = defaultdict(list)
     for item in dataset.items:
-        paths_of[item.sha256][item.split].append(item.path.as_posix())
-    leaks = (
-        Leak(train=paths["train"][0], held_out=path)
-        for paths in paths_of.values()
-        for path in [*paths["val"], *paths["test"]]
-        if paths["train"]
-    )
-    duplicates = (
-        Duplicate(split=split, paths=tuple(same))
-        for paths in paths_of.values()
-        for split, same in paths.items()
-        if len(same) > 1
-    )
-    return Check(bad=tuple(bad), leaks=tuple(leaks), duplicates=tuple(duplicates))
+        pictures[item.sha256].append(item)
+    leaks, duplicates, conflicts = [], [], []
+    for copies in pictures.values():
+        paths_of = {split: [item.path.as_posix() for item in copies if item.split == split] for split in SPLITS}
+        if measured := paths_of[dataset.evaluation]:
+            leaks += [Leak(train=path, measured=measured[0]) for path in paths_of["train"]]
+        duplicates += [
+            Duplicate(split=split, paths=tuple(paths)) for split, paths in paths_of.items() if len(paths) > 1
+        ]
+        if len({item.label for item in copies}) > 1:
+            conflicts.append(Conflict(paths=tuple(item.path.as_posix() for item in copies)))
+    return Check(bad=tuple(bad), leaks=tuple(leaks), duplicates=tuple(duplicates), conflicts=tuple(conflicts))
 
 
-def without_bad(dataset: Dataset, check: Check, skip: bool) -> Dataset:
-    """Return the dataset less the photos that cannot be read; the same one if there are none.
+def usable_photos(dataset: Dataset, check: Check, skip_bad: bool) -> Dataset:
+    """Return the dataset less the photos that cannot be read, and less the training photos that are measured on too;
+    the same one if there are neither.
 
     Raises:
-        DataError: there are some and `skip` is false, or more than half of all are bad, or what is left has a class
-            without train photos, fewer than two classes, or nothing to measure on.
+        DataError: photos cannot be read and `skip_bad` is false, or more than half of all are bad, or what is left has
+            a class without train photos, fewer than two classes, or nothing to measure on.
     """
-    if not check.bad:
-        return dataset
-    found = f"{dataset.root}: {len(check.bad)} of {len(dataset.items)} photos cannot be read"
+    unread = f"{dataset.root}: {len(check.bad)} of {len(dataset.items)} photos cannot be read"
     if len(check.bad) > MOST_BAD * len(dataset.items):
-        raise DataError(f"{found}, more than half:\n{_list_bad(check)}\nIs this the right folder?")
-    if not skip:
-        raise DataError(f"{found}:\n{_list_bad(check)}\nRepair or remove them, or leave them out with --skip-bad")
-    bad = {image.path for image in check.bad}
-    kept = dataset.without(item for item in dataset.items if item.path.as_posix() in bad)
+        raise DataError(f"{unread}, more than half:\n{_list_bad(check)}\nIs this the right folder?")
+    if check.bad and not skip_bad:
+        raise DataError(f"{unread}:\n{_list_bad(check)}\nRepair or remove them, or leave them out with --skip-bad")
+    kept = _without(dataset, {image.path for image in check.bad}, unread)
+    leaked = f"{dataset.root}: {len(check.leaks)} training photos are measured on too, and so left out of training"
+    return _without(kept, {leak.train for leak in check.leaks}, leaked)
+
+
+def _without(dataset: Dataset, paths: set[str], why: str) -> Dataset:
+    """Return the dataset less these paths.
+
+    Raises:
+        DataError: `why`, and what is missing then.
+    """
+    if not paths:
+        return dataset
+    kept = dataset.without(item for item in dataset.items if item.path.as_posix() in paths)
     trained = {item.label for item in kept.of("train")}
     empty = [label for index, label in enumerate(dataset.labels) if index not in trained]
     if len(trained) < 2:
-        raise DataError(f"{found}. Without them fewer than two classes are left: add photos of {', '.join(empty)}")
+        raise DataError(f"{why}. Without them fewer than two classes are left: add photos of {', '.join(empty)}")
     if empty:
-        raise DataError(f"{found}. Without them the class {empty[0]!r} has no photo in train: add some, or remove it")
+        raise DataError(f"{why}. Without them the class {empty[0]!r} has no photo in train: add some, or remove it")
     if not kept.of(dataset.evaluation):
-        raise DataError(f"{found}. Without them {dataset.evaluation} is empty: add photos to measure on")
+        raise DataError(f"{why}. Without them {dataset.evaluation} is empty: add photos to measure on")
     return kept
 
 

@@ -42,7 +42,7 @@ Tells {len(report.labels)} classes apart: {", ".join(report.labels)}.
 Made by edgetl for the target `{report.target}` ({plan.target.description}) from `{report.backbone}`
 ({plan.weights.record.source}; licence of the weights: {plan.weights.record.licence}).
 
-| precision | accuracy, held out | accuracy on {accuracy.split} | latency p50 | bytes |
+| precision | accuracy, held out | accuracy on {accuracy.split} | inference p50 | bytes |
 |---|---|---|---|---|
 {rows}
 
@@ -55,12 +55,12 @@ float, which the rest is held against.{_not_tried(judged)}
 - How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; regularisation,
   when to stop and precision on {report.held_out_images} more that were held out of training.
 - {_where_measured(plan, report)}
-{_calibrated(report)}- Made with `{report.command}`, seed {report.seed}.
+{_left_out(report)}{_calibrated(report)}- Made with `{report.command}`, seed {report.seed}.
 {_damage(report)}
 ## Use it
 
 ```
-pip install 'edgetl[{extras}]'
+pip install 'edgetl[{extras}]'      # from a clone or a wheel of edgetl, as its README says under "Install"
 edgetl verify {name}
 edgetl predict {name} photo.jpg
 ```
@@ -91,7 +91,7 @@ The device must have:
 In the folder that holds `{name}`:
 
 ```
-pip install 'edgetl[tensorrt,ort]'      # TensorRT itself comes with the device
+pip install 'edgetl[tensorrt,ort]'      # from a clone or a wheel of edgetl; TensorRT itself comes with the device
 edgetl targets detect                   # what this machine is, and what is missing
 edgetl compile {name}                   # builds the plan now: minutes, once a device
 edgetl verify {name}                    # replays the golden photos, on the plan too
@@ -101,7 +101,7 @@ edgetl bench {name}
 Without `edgetl compile`, the first long-running program that opens the bundle lets a process of its own build the plan,
 answers through ONNX Runtime (`{artifacts[-1].path}`) meanwhile, and changes over once the plan has answered the golden
 photos as the build did. A plan belongs to one device, one TensorRT and one driver; it is kept in
-`~/.cache/edgetl/plans` under a key of all that, and made anew when one of them changes.
+`~/.cache/edgetl/plans` (or `plans` in `EDGETL_CACHE`) under a key of all that, and made anew when one of them changes.
 
 What is tried, in this order, since a device may not be able to build one of them:
 
@@ -116,6 +116,15 @@ In the bundle's folder. Precision is in the graphs, so no precision flag is need
 {_trtexec(typed[0], target.device.architecture)}
 ```
 """
+
+
+def _left_out(report: BuildReport) -> str:
+    """Return the model card's line on the photos that were not used; empty where all were."""
+    unread, leaked = len(report.check.bad), len(report.check.leaks)
+    kinds = [f"{unread} that cannot be read"] if unread else []
+    if leaked:
+        kinds.append(f"{leaked} of training that {'is' if leaked == 1 else 'are'} measured on too")
+    return f"- Photos left out: {', '.join(kinds)}; `report.json` names them.\n" if kinds else ""
 
 
 def _calibrated(report: BuildReport) -> str:
@@ -198,4 +207,7 @@ def _where_measured(plan: Plan, report: BuildReport) -> str:
             f"Latency was not measured where it was built ({machine.cpu}). Accuracy was, by "
             f"{shipped.answered_by}. Measure on the device with `edgetl bench`."
         )
-    return f"Latency was measured on {machine.cpu}, {machine.cores} cores, one photo at a time, preprocessing apart."
+    return (
+        f"Latency is inference alone, one photo at a time, measured on {machine.cpu}, {machine.cores} cores, at a load "
+        f"of {machine.load_1min}, {machine.date}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["build", "build_each"]
 
 # Photos that are named on the screen, of each kind; all are named in the report.
 NAMED = 20
+# Training photos of a class below which what is learned of it is mostly luck.
+FEW = 20
 
 
 def build(settings: BuildSettings, progress: Progress | None = None, force: bool = False) -> Bundle:
@@ -77,24 +80,30 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
         progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
         if stage is plan.check:
             plan.refuse_bad()
-            _tell(plan.check.read("check", Check), progress)
+            _tell(plan, progress)
     return write_bundle(settings.out, lambda folder: compose(plan, folder, started))
 
 
-def _tell(found: Check, progress: Progress) -> None:
-    """Name what the check found and the build goes on with: skipped photos, leaks and copies."""
-    for bad in found.bad[:NAMED]:
-        progress.say(f"left out: {bad.path}: {bad.reason}")
-    for leak in found.leaks[:NAMED]:
-        progress.say(f"the same picture is trained on and measured on: {leak.train} and {leak.held_out}")
+def _tell(plan: Plan, progress: Progress) -> None:
+    """Name what the check found and the build goes on with: what is left out, what stands under several labels, and
+    classes with few photos."""
+    found = plan.check.read("check", Check)
     kinds = {
-        "left out": len(found.bad),
-        "trained on and measured on": len(found.leaks),
-        "copies of another photo of their split": found.copies,
+        "left out, for they cannot be read": [f"{bad.path}: {bad.reason}" for bad in found.bad],
+        "left out of training, for they are measured on": [f"{leak.train} is {leak.measured}" for leak in found.leaks],
+        "under several labels": [" is ".join(conflict.paths) for conflict in found.conflicts],
     }
-    for what, count in kinds.items():
-        if count:
-            progress.say(f"photos that are {what}: {count}; all are named in report.json")
+    for what, lines in kinds.items():
+        for line in lines[:NAMED]:
+            progress.say(line)
+        if lines:
+            progress.say(f"photos {what}: {len(lines)}; all are named in report.json")
+    if found.copies:
+        progress.say(f"copies of another photo of their split: {found.copies}; all are named in report.json")
+    counts = Counter(item.label for item in plan.usable.of("train"))
+    few = [f"{label} {counts[number]}" for number, label in enumerate(plan.usable.labels) if counts[number] < FEW]
+    if few:
+        progress.say(f"few photos to train on: {', '.join(few)}. Twenty a class are a good start, a hundred are better")
 
 
 def _ready(key: str, settings: BuildSettings) -> Bundle | None:

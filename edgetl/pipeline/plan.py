@@ -15,7 +15,7 @@ from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backb
 from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import Artifact, check_output
 from edgetl.compile import ModelInfo
-from edgetl.data import Check, Dataset, Item, balanced, hold_out, read_dataset, without_bad
+from edgetl.data import Check, Dataset, Item, balanced, hold_out, read_dataset, usable_photos
 from edgetl.errors import DataError, MissingError, SettingsError
 from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
 from edgetl.pipeline.results import Exported
@@ -137,8 +137,9 @@ class Plan:
 
     @cached_property
     def usable(self) -> Dataset:
-        """The photos that can be read, once the check stage is done."""
-        return without_bad(self.dataset, self.check.read("check", Check), self.settings.skip_bad)
+        """The photos that can be read, less those of training that are measured on too, once the check stage is
+        done."""
+        return usable_photos(self.dataset, self.check.read("check", Check), self.settings.skip_bad)
 
     def refuse_bad(self) -> None:
         """Return if every photo can be read, or the bad ones are to be skipped; needs the check stage.
@@ -297,7 +298,7 @@ def _make_plan(
     frozen = Stage.of("frozen", (), view)
     tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
     exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
-    machine = describe_machine().model_dump(exclude={"load_1min"})
+    machine = describe_machine().model_dump(exclude={"load_1min", "date"})
     reference = Stage.of("reference", (), exported, machine)
     calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
     quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))

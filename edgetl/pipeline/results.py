@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Artifact, Parity
 from edgetl.data import Check
@@ -203,14 +205,21 @@ class BuildReport(Record):
 
 
 class Summary(Record):
-    """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds."""
+    """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
+
+    `accuracy` and `drop` are on the `images` photos of `split`, which nothing was chosen by; `reason` is the verdict's.
+    """
 
     bundle: str
     target: str
     engine: str
     precision: Precision
+    reason: str
     classes: int
+    split: Literal["val", "test"]
+    images: int
     accuracy: dict[str, float]
+    drop: Drop
     latency_ms: dict[str, float | None]
     size_bytes: dict[str, int]
     seconds: Seconds
@@ -224,12 +233,16 @@ class Summary(Record):
             target=report.target,
             engine=engine,
             precision=shipped.precision,
+            reason=report.judged.verdict.reason,
             classes=len(report.labels),
+            split=report.accuracy.split,
+            images=report.accuracy.images,
             accuracy={
                 "frozen": report.accuracy.frozen,
                 "float": report.accuracy.float_,
                 "shipped": report.accuracy.shipped,
             },
+            drop=report.judged.damage.drop,
             latency_ms={"float_p50": plain.p50_ms, "shipped_p50": shipped.p50_ms},
             size_bytes={"float": plain.size_bytes, "shipped": shipped.size_bytes},
             seconds=report.seconds,

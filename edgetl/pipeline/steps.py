@@ -59,7 +59,7 @@ def view(plan: Plan, progress: Progress, folder: Path) -> None:
 
 
 def decoded(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Keep the photos that targets are chosen and measured by, fitted to the square: they are decoded once for all."""
+    """Keep the photos that targets are chosen and measured by, fitted to the square: decoded once for all targets."""
     how, count = plan.photo, len(plan.kept)
     batches = progress.track(image_batches(plan.usable, plan.kept, how, BATCH), "decoding, batches", -(-count // BATCH))
     write_rows(folder / PHOTOS, batches, (count, how.height, how.width, 3), np.uint8)
@@ -133,7 +133,7 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     """Find the range of every activation on training photos, for the precisions below float32."""
     items = _calibration_items(plan)
-    remarks = remarks_on(items, plan.recipe, plan.usable.labels, plan.parts[2])
+    remarks = remarks_on(items, plan.recipe, plan.usable.labels)
     for remark in remarks:
         progress.say(remark)
     batches = progress.track(

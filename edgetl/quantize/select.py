@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgetl.data import Item, balanced
 from edgetl.errors import CalibrationError
@@ -37,16 +37,13 @@ def select_items(items: Sequence[Item], recipe: CalibrationRecipe) -> tuple[Item
     return balanced(items, recipe.images, recipe.seed)
 
 
-def remarks_on(
-    chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequence[str], unseen: Iterable[Item]
-) -> tuple[str, ...]:
+def remarks_on(chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequence[str]) -> tuple[str, ...]:
     """Return, in words, what is amiss with the photos that calibrate; empty where nothing is.
 
     Args:
         chosen: the photos, as `select_items` gives them.
         recipe: what they were chosen by.
         labels: of the classes.
-        unseen: photos that results are measured on, which must not be among them under another name.
     """
     remarks = []
     if len(chosen) < recipe.images:
@@ -57,8 +54,4 @@ def remarks_on(
     missing = [label for number, label in enumerate(labels) if number not in there]
     if missing:
         remarks.append(f"no photo of {', '.join(missing)} calibrates")
-    measured = {item.sha256 for item in unseen}
-    leaked = [item.path.as_posix() for item in chosen if item.sha256 in measured]
-    if leaked:
-        remarks.append(f"results are measured on photos that calibrate: {', '.join(leaked)}")
     return tuple(remarks)

@@ -40,6 +40,13 @@ TYPES: dict[str, Any] = {
     "p": ctypes.c_void_p, "z": ctypes.c_size_t, "i": ctypes.c_int, "u": ctypes.c_uint, "l": ctypes.c_ulonglong,
 }  # fmt: skip
 OUT_OF_MEMORY = 2
+# What the commonest of CUDA's errors come from (CUDA Runtime API, cudaError_t).
+MEANINGS = {
+    35: "the driver is not there, or older than this CUDA runtime",
+    46: "another process holds the GPU",
+    100: "no GPU is there",
+    999: "unknown; often the driver was updated and the machine not restarted",
+}
 # The struct of device properties begins with the name; it has never been larger than this.
 NAME_BYTES, PROPERTIES_BYTES = 256, 8192
 
@@ -210,7 +217,8 @@ class Cuda:
         if status == OUT_OF_MEMORY:
             raise SessionError(f"the GPU has no memory left for this: {function} gives CUDA error {status}")
         if status:
-            raise DeviceLostError(f"the GPU does not answer: {function} gives CUDA error {status}")
+            means = f" ({MEANINGS[status]})" if status in MEANINGS else ""
+            raise DeviceLostError(f"the GPU does not answer: {function} gives CUDA error {status}{means}")
         return results
 
 

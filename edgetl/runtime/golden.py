@@ -60,9 +60,11 @@ class Skipped(Record):
 
 
 class Verified(Record):
-    """What `edgetl verify` found right; nothing is replayed where the bundle holds no golden photos."""
+    """What `edgetl verify` found right; nothing is replayed where the bundle holds no golden photos. `engine` is the
+    one that the bundle is for."""
 
     bundle: str
+    engine: str
     files: int
     replayed: tuple[Replayed, ...]
     skipped: tuple[Skipped, ...]
@@ -164,7 +166,8 @@ def verify_bundle(folder: str | Path) -> Verified:
             )
     if len(missing) == len(bundle.manifest.artifacts):
         raise missing[0]
-    return Verified(bundle=str(folder), files=files, replayed=tuple(replayed), skipped=tuple(skipped))
+    engine = bundle.manifest.artifact.engine
+    return Verified(bundle=str(folder), engine=engine, files=files, replayed=tuple(replayed), skipped=tuple(skipped))
 
 
 def check_golden(result: GoldenResult, pixel_tolerance: int, logit_tolerance: float) -> None:

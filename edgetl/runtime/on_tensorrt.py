@@ -35,6 +35,7 @@ def open_session(model: ModelContent, artifact: Artifact) -> TensorRtSession:
         MissingError: TensorRT, a GPU or the plan is not here.
         SessionError: the plan cannot be loaded, or its border is not what the artifact says.
     """
+    load_tensorrt()
     cuda = open_cuda()
     plan = find_plan(plan_key(model.graph, artifact, cuda))
     if plan is None:

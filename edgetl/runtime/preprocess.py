@@ -68,6 +68,10 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
         return _as_rgb(_upright(source))
+    if not isinstance(source, str | Path | bytes):
+        raise DataError(
+            f"a photo is a path, encoded bytes, a Pillow image or a uint8 RGB array, found {type(source).__name__}"
+        )
     name = "the image sent" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as photo:

@@ -92,7 +92,12 @@ def open_session(
     except (MissingError, SessionError) as error:
         stand_in = find_stand_in(bundle)
         if stand_in is None or stand_in.execution.device not in devices_of(stand_in.engine):
-            raise
+            if not fallback:
+                raise
+            other = (
+                "nothing else" if stand_in is None else f"for that only what {stand_in.engine} runs, not here either"
+            )
+            raise type(error)(f"{error} (--fallback cannot help: the bundle holds {other})") from error
         if not fallback:
             way = f"{stand_in.engine} on {stand_in.execution.device} in {stand_in.precision}"
             raise type(error)(f"{error} (or let {way} answer: --fallback, in Python fallback=True)") from error

@@ -147,7 +147,7 @@ class TestCheckFiles:
     def test_a_file_that_is_not_listed_is_found(self, name: str, own_bundle: Path) -> None:
         (own_bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (own_bundle / name).write_text("mine")
-        with pytest.raises(BundleError, match=f"{name}: not listed in the manifest. Remove it"):
+        with pytest.raises(BundleError, match=f"{name}: not listed in the manifest. Move it away"):
             Bundle.open(own_bundle).check_files()
 
     @pytest.mark.parametrize("name", LISTED)
@@ -182,6 +182,28 @@ class TestCheckOutput:
     def test_a_bundle_of_another_schema_will_do(self, own_bundle: Path) -> None:
         edit_manifest(own_bundle, schema=2, new_in_schema_2=True)
         check_output(own_bundle)
+
+    @pytest.mark.parametrize("name", ["notes.txt", "golden/mine.jpg", "jetson/manifest.json"])
+    def test_an_older_bundle_with_a_file_of_the_users_own_is_kept(self, name: str, own_bundle: Path) -> None:
+        (own_bundle / name).parent.mkdir(exist_ok=True)
+        (own_bundle / name).write_text("{}")
+        with pytest.raises(BundleError, match=f"holds {name}, which the bundle there does not declare, and all of it"):
+            check_output(own_bundle)
+
+    def test_an_older_bundle_with_several_names_the_first_and_counts_the_rest(self, own_bundle: Path) -> None:
+        for name in ("b", "a"):
+            (own_bundle / name).symlink_to("nowhere")
+        with pytest.raises(BundleError, match=r"holds a and 1 more, which .* Choose another --out, or move that away"):
+            check_output(own_bundle)
+
+    @pytest.mark.parametrize("inside", ["jetson", "golden", "a/b"])
+    def test_a_place_inside_a_bundle_will_not_do(self, inside: str, tiny_bundle: Path) -> None:
+        message = f"{inside}: lies inside the bundle {tiny_bundle}, which holds only what it declares"
+        with pytest.raises(BundleError, match=message):
+            check_output(tiny_bundle / inside)
+
+    def test_a_place_beside_a_bundle_will_do(self, tiny_bundle: Path) -> None:
+        check_output(tiny_bundle.with_name("other"))
 
     def test_a_folder_that_is_no_bundle_will_not_do(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("three years")

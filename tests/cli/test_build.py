@@ -40,7 +40,8 @@ class TestResult:
         ran = edgetl("build", *flags(small_build), "--out", tmp_path / "out", "--json")
         assert ran.code == 0
         assert list(ran.json) == [
-            "bundle", "target", "engine", "precision", "classes", "accuracy", "latency_ms", "size_bytes", "seconds"
+            "bundle", "target", "engine", "precision", "reason", "classes", "split", "images", "accuracy", "drop",
+            "latency_ms", "size_bytes", "seconds",
         ]  # fmt: skip
         assert {name: list(ran.json[name]) for name in ("accuracy", "latency_ms", "size_bytes", "seconds")} == {
             "accuracy": ["frozen", "float", "shipped"],
@@ -105,6 +106,29 @@ def test_what_was_not_tried_is_said(built: Bundle, capsys: pytest.CaptureFixture
     judged = report.judged.model_copy(update={"not_tried": {"int8": "int8+fp16"}})
     _print_result(Summary.of("here", "tensorrt", report), report.model_copy(update={"judged": judged}))
     assert "int8       not tried: it quantizes as int8+fp16 does, which was not chosen\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.5, "at a load of 0.5.\n"), (99.0, "at a load of 99.0: others may have")])
+def test_when_and_at_what_load_it_was_timed_is_said(
+    load: float, said: str, built: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = BuildReport.model_validate_json(built.read("report.json"))
+    machine = report.judged.machine.model_copy(update={"load_1min": load, "date": "2026-01-02T03:04:05+00:00"})
+    judged = report.judged.model_copy(update={"machine": machine})
+    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"judged": judged}))
+    shown = capsys.readouterr().out
+    assert "Timed 2026-01-02T03:04:05+00:00 on " in shown
+    assert said in shown
+
+
+@pytest.mark.parametrize(("frozen", "said"), [(0.0, False), (1.0, True)])
+def test_fine_tuning_that_brought_nothing_is_said(
+    frozen: float, said: bool, built: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = BuildReport.model_validate_json(built.read("report.json"))
+    accuracy = report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})
+    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"accuracy": accuracy}))
+    assert ("Fine-tuning brought nothing on the val photos" in capsys.readouterr().out) == said
 
 
 class TestDryRun:

@@ -135,8 +135,18 @@ def test_verify_names_what_this_machine_cannot_replay_and_why_once(
 ) -> None:
     def skipping(folder: Path) -> Verified:
         skipped = [Skipped(path=path, engine="tensorrt", reason="no GPU here") for path in ("a.onnx", "b.onnx")]
-        return Verified(bundle=str(folder), files=3, replayed=(), skipped=tuple(skipped))
+        return Verified(bundle=str(folder), engine="tensorrt", files=3, replayed=(), skipped=tuple(skipped))
 
     monkeypatch.setattr("edgetl.runtime.verify_bundle", skipping)
     ran = edgetl("verify", jetson_bundle)
     assert "not replayed here: a.onnx for tensorrt, b.onnx for tensorrt. no GPU here\n" in ran.out
+
+
+def test_verify_says_that_only_the_fall_back_was_replayed(
+    edgetl: Run, jetson_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    ran = edgetl("verify", jetson_bundle)
+    assert ran.code == 0
+    assert "not replayed here: model.onnx for tensorrt. TensorRT is needed to run this bundle" in ran.out
+    assert "nothing was replayed on tensorrt, which the bundle is for: verify it on the device too\n" in ran.out

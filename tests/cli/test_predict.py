@@ -60,4 +60,4 @@ def test_a_photo_that_cannot_be_read_is_named(
 def test_a_folder_that_is_no_bundle_is_told(edgetl: Run, tiny_photos: tuple[Path, ...], tmp_path: Path) -> None:
     ran = edgetl("predict", tmp_path, tiny_photos[0])
     assert ran.code == 2
-    assert "not a bundle (a folder without manifest.json). Make one with: edgetl build --out" in ran.err
+    assert "not a bundle (a folder without manifest.json). Make one with: edgetl build --data PHOTOS --out" in ran.err

@@ -24,7 +24,7 @@ def test_a_whole_bundle_is_said_to_be_whole(edgetl: Run, tiny_bundle: Path) -> N
 def test_json_is_one_object(edgetl: Run, tiny_bundle: Path) -> None:
     ran = edgetl("verify", tiny_bundle, "--json")
     assert ran.code == 0
-    assert list(ran.json) == ["bundle", "files", "replayed", "skipped"]
+    assert list(ran.json) == ["bundle", "engine", "files", "replayed", "skipped"]
     assert ran.json["replayed"][0]["golden"]["images"] == 4
 
 

@@ -124,7 +124,7 @@ def odd(
     base = tmp_path_factory.mktemp("odd")
     for split, count in (("train", 8), ("val", 3), ("test", 3)):
         write_colours(base / "photos" / split, red=count, blue=count)
-    shutil.copy(base / "photos/train/red/00.png", base / "photos/test/red/again.png")
+    shutil.copy(base / "photos/train/red/00.png", base / "photos/test/blue/again.png")
     shutil.copy(base / "photos/test/blue/00.png", base / "photos/test/blue/copy.png")
     (base / "photos/train/blue/text.jpg").write_text("I am a text")
     settings = {
@@ -141,25 +141,33 @@ def odd(
 
 
 class TestOddBuild:
-    def test_a_leak_is_named(self, odd: Odd) -> None:
+    def test_a_training_photo_that_is_measured_on_is_named_and_left_out(self, odd: Odd) -> None:
         (leak,) = odd.report.check.leaks
-        assert (leak.train, leak.held_out) == ("train/red/00.png", "test/red/again.png")
-        assert any("test/red/again.png" in line and "train/red/00.png" in line for line in odd.said)
-        assert "photos that are trained on and measured on: 1; all are named in report.json" in odd.said
+        assert (leak.train, leak.measured) == ("train/red/00.png", "test/blue/again.png")
+        assert "train/red/00.png is test/blue/again.png" in odd.said
+        assert "photos left out of training, for they are measured on: 1; all are named in report.json" in odd.said
+        assert "1 that cannot be read, 1 of training that is measured on too" in odd.bundle.read("README.md").decode()
+
+    def test_a_picture_under_two_labels_is_named(self, odd: Odd) -> None:
+        (conflict,) = odd.report.check.conflicts
+        assert conflict.paths == ("test/blue/again.png", "train/red/00.png")
+        assert "test/blue/again.png is train/red/00.png" in odd.said
+        assert "photos under several labels: 1; all are named in report.json" in odd.said
 
     def test_a_copy_is_counted_on_the_screen_and_named_in_the_report(self, odd: Odd) -> None:
         (copied,) = odd.report.check.duplicates
         assert copied.paths == ("test/blue/00.png", "test/blue/copy.png")
-        assert "photos that are copies of another photo of their split: 1; all are named in report.json" in odd.said
+        assert "copies of another photo of their split: 1; all are named in report.json" in odd.said
 
     def test_a_photo_left_out_is_named(self, odd: Odd) -> None:
         (bad,) = odd.report.check.bad
         assert bad.path == "train/blue/text.jpg"
-        assert any(line.startswith("left out: train/blue/text.jpg: not a picture") for line in odd.said)
+        assert any(line.startswith("train/blue/text.jpg: not a picture") for line in odd.said)
+        assert "photos left out, for they cannot be read: 1; all are named in report.json" in odd.said
 
     def test_results_are_on_test_where_there_is_one(self, odd: Odd) -> None:
         assert (odd.report.accuracy.split, odd.report.accuracy.images) == ("test", 8)
-        assert odd.report.train_images + odd.report.held_out_images == 16
+        assert odd.report.train_images + odd.report.held_out_images == 15
 
     def test_no_epochs_leave_the_frozen_stages_answers(self, odd: Odd) -> None:
         assert len(odd.report.tuned.history.epochs) == 1

@@ -213,6 +213,11 @@ class TestRefusals:
         with pytest.raises(DataError, match=message):
             open_photo(array)
 
+    @pytest.mark.parametrize("source", [3, None, ["a.jpg"]])
+    def test_what_is_no_photo_at_all_is_refused(self, source: object) -> None:
+        with pytest.raises(DataError, match=rf"found {type(source).__name__}$"):
+            open_photo(source)  # type: ignore[arg-type]
+
     def test_a_tiff_that_leads_to_a_page_without_a_size_is_refused(self) -> None:
         data = bytearray(encode(noise(8, 8), "TIFF"))
         directory = int.from_bytes(data[4:8], "little")

@@ -79,7 +79,16 @@ def test_what_cannot_stand_in_is_not_promised(own_bundle: Path, monkeypatch: pyt
     with pytest.raises(MissingError, match=r"\(or let onnxruntime on cpu in fp32 answer: --fallback"):
         open_session(bundle)
     monkeypatch.setattr("edgetl.runtime.session.devices_of", lambda engine: ())
-    for fallback in (False, True):
-        with pytest.raises(MissingError) as caught:
-            open_session(bundle, fallback=fallback)
-        assert "fallback" not in str(caught.value)
+    with pytest.raises(MissingError) as caught:
+        open_session(bundle)
+    assert "fallback" not in str(caught.value)
+    with pytest.raises(MissingError, match="--fallback cannot help: the bundle holds for that only what onnxruntime"):
+        open_session(bundle, fallback=True)
+
+
+def test_where_a_bundle_holds_nothing_else_a_fall_back_is_said_to_be_of_no_help(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingError, match=r"\(--fallback cannot help: the bundle holds nothing else\)"):
+        open_session(Bundle.open(tiny_bundle), fallback=True)
