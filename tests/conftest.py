@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.bundle import Accuracies, Artifact, Bundle, Manifest, Parity, Weights, write_bundle, write_file
+from edgetl.bundle import Accuracies, Artifact, Bundle, Manifest, Weights, write_bundle, write_file
 from edgetl.records import Border, Execution, Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -161,14 +161,7 @@ def make_bundle(tiny_core: Any, tiny_how: Preprocess, tiny_photos: tuple[Path, .
                 seed=0,
                 build="0" * 64,
                 accuracy=Accuracies(split="test", images=4, frozen=0.5, float=0.75, shipped=0.75),
-                parity=Parity(
-                    max_relative_error=0.0,
-                    mean_relative_error=0.0,
-                    cosine=1.0,
-                    top1_agreement=1.0,
-                    near_ties=0,
-                    images=4,
-                ),
+                ladder=(),
                 toolchain={"edgetl": "0.1.0"},
                 files={},
             )

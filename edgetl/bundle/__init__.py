@@ -8,6 +8,7 @@ from edgetl.bundle.manifest import (
     Golden,
     Manifest,
     Parity,
+    Rung,
     Weights,
 )
 from edgetl.bundle.store import Bundle, check_output, sha256_of, write_bundle
@@ -20,6 +21,7 @@ __all__ = [
     "Golden",
     "Manifest",
     "Parity",
+    "Rung",
     "Weights",
     "atomic_folder",
     "check_output",

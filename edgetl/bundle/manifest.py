@@ -66,9 +66,8 @@ class Accuracies(Record):
 class Parity(Record):
     """How far an artifact's logits are from those of what it was made from, on real images.
 
-    The float artifact is held against the trained network, a quantized one against the float artifact. Errors are
-    shares of the largest logit; `cosine` is that of the image whose logits point away most. `near_ties` images have
-    another top-1 between classes too close to call, and count as agreement.
+    Errors are shares of the largest logit; `cosine` is that of the image whose logits point away most. `near_ties`
+    images have another top-1 between classes too close to call, and count as agreement.
     """
 
     max_relative_error: float
@@ -77,6 +76,20 @@ class Parity(Record):
     top1_agreement: float
     near_ties: int
     images: int
+
+
+class Rung(Record):
+    """A step of the ladder from the trained network to what a device runs: what answered, what its answers were held
+    against, and how far they are from these.
+
+    `core` is the graph as exported, `faced` the same reading bytes, both on ONNX Runtime; `quantized` is a graph below
+    float32 as ONNX defines it; `artifact` what the target's engine makes of the graph.
+    """
+
+    name: Literal["core", "faced", "quantized", "artifact"]
+    answered_by: str
+    against: str
+    parity: Parity
 
 
 class Weights(Record):
@@ -103,7 +116,7 @@ class Manifest(Record):
     seed: int
     build: str = Field(description="hash of all that the bundle was made from")
     accuracy: Accuracies
-    parity: Parity
+    ladder: tuple[Rung, ...]
     toolchain: dict[str, str]
     files: dict[str, FileEntry]
 

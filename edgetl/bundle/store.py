@@ -43,7 +43,7 @@ class Bundle:
                 raise BundleError(f"{folder}: not a bundle, but a folder that holds bundles: {', '.join(inside)}")
             found = "a folder without manifest.json" if folder.is_dir() else "no such folder"
             raise BundleError(
-                f"{folder}: not a bundle ({found}). Make one with: edgetl build --data PHOTOS --out {folder}"
+                f"{folder}: not a bundle ({found}). Make one with: edgetl build --data PHOTOS --out BUNDLE"
             )
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
@@ -123,6 +123,8 @@ def check_output(out: Path) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         what = "no folder may be made in it" if nearest.is_dir() else "it is a file"
         raise BundleError(f"{out}: cannot be made, for {nearest} is in the way: {what}. Choose another --out")
+    if out.is_dir() and Path.cwd().is_relative_to(out.resolve()):
+        raise BundleError(f"{out}: is the folder you are in, and would be replaced. Type the command outside of it")
     if out.is_dir() and (declared := _declared(out)) is not None:
         files = (path for path in sorted(out.rglob("*")) if path.is_symlink() or not path.is_dir())
         own = [path for path in files if path.relative_to(out).as_posix() not in declared]
@@ -141,12 +143,15 @@ def check_output(out: Path) -> None:
         )
 
 
-def write_bundle(out: Path, compose: Callable[[Path], Manifest]) -> Bundle:
+def write_bundle(
+    out: Path, compose: Callable[[Path], Manifest], prove: Callable[[Bundle], None] = lambda bundle: None
+) -> Bundle:
     """Return the bundle written at `out` in one step; an older bundle there is replaced.
 
     Args:
         out: where the bundle appears.
         compose: writes every file into the folder it is given and returns the manifest, its `files` still empty.
+        prove: looks at the finished bundle before it takes its place; what it raises leaves `out` as it was.
 
     Raises:
         BundleError: something that is no bundle is at `out`.
@@ -162,6 +167,7 @@ def write_bundle(out: Path, compose: Callable[[Path], Manifest]) -> Bundle:
         }
         whole = manifest.model_copy(update={"files": entries})
         write_file(folder / MANIFEST, whole.model_dump_json(by_alias=True, indent=2) + "\n")
+        prove(Bundle.open(folder))
     return Bundle.open(out)
 
 

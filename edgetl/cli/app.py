@@ -55,7 +55,8 @@ def main() -> None:
         complain(_explain(wrong))
         code = 2
     except (typer.Abort, KeyboardInterrupt):
-        complain("stopped. What was finished is kept: type the same command to go on")
+        built = " What was finished is kept: type the same command to go on" if "build" in sys.argv[1:2] else ""
+        complain(f"stopped.{built}")
         code = INTERRUPTED
     except EdgetlError as error:
         complain(f"{type(error).__name__}: {error}")

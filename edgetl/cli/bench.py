@@ -35,7 +35,7 @@ def bench(
 
 def _print_report(report: BenchReport) -> None:
     def shown(value: float | None) -> str:
-        return "not measured (too few samples)" if value is None else f"{value:.2f} ms"
+        return "not measured (too few photos: more --seconds)" if value is None else f"{value:.2f} ms"
 
     stream, split, cold = report.single_stream, report.split, report.cold_start
     out.print(
@@ -61,4 +61,4 @@ def _print_report(report: BenchReport) -> None:
         f"answer, peak memory {cold.peak_memory_bytes / 1e6:.0f} MB"
     )
     if report.quick:
-        out.print("quick: under 60 s a measurement")
+        out.print("quick: for figures to publish, --seconds 60 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,18 +77,20 @@ def build(
     if dry_run:
         _print_plans(builds, json)
         return
-    reports = []
+    reports, took, started = [], [], time.perf_counter()
     for bundle in pipeline.build_each(builds, Shown(), force):
         report = pipeline.BuildReport.model_validate_json(bundle.read("report.json"))
         reports.append((pipeline.Summary.of(str(bundle.folder), bundle.manifest.artifact.engine, report), report))
+        took.append(time.perf_counter() - started)
+        started = time.perf_counter()
     if json:
         print_json(
             reports[0][0] if len(builds) == 1 else {"builds": [each.model_dump(mode="json") for each, _ in reports]}
         )
     elif len(builds) == 1:
-        _print_result(*reports[0])
+        _print_result(*reports[0], took[0])
     else:
-        _print_table([summary for summary, _ in reports])
+        _print_table([summary for summary, _ in reports], took)
     missed = [f"{summary.target}: {each}" for summary, report in reports for each in report.judged.missed]
     if missed:
         raise BudgetError(f"MISSED: {'; '.join(missed)}. Every bundle was written all the same")
@@ -99,7 +102,8 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
 
     plans = make_plans(builds, Shown())
     first = plans[0]
-    photos = {split: len(first.dataset.of(split)) for split in SPLITS}
+    dataset = first.usable if first.check.done else first.dataset
+    photos = {split: len(dataset.of(split)) for split in SPLITS}
     if json:
         bundles = [
             {
@@ -126,7 +130,7 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
             seen.add(stage.folder)
 
 
-def _print_table(summaries: list[Summary]) -> None:
+def _print_table(summaries: list[Summary], seconds: list[float]) -> None:
     out.print()
     out.print(
         f"{'target':18} {'engine':12} {'precision':10} {'accuracy':>9} {'float':>9} {'inference':>12} {'size':>9}  in"
@@ -142,7 +146,7 @@ def _print_table(summaries: list[Summary]) -> None:
         out.print(f"{each.target}: {each.reason}.")
     first = summaries[0]
     out.print(f"Accuracy is on {first.images} {first.split} photos that nothing was chosen by.")
-    took = ", ".join(f"{each.target} {each.seconds.total:.0f} s" for each in summaries)
+    took = ", ".join(f"{each.target} {one:.0f} s" for each, one in zip(summaries, seconds, strict=True))
     out.print(f"It took {took}.\n\nNext:")
     for each in summaries:
         out.print(f"  edgetl verify {each.bundle}")
@@ -152,7 +156,7 @@ def _milliseconds(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f} ms"
 
 
-def _print_result(summary: Summary, report: BuildReport) -> None:
+def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
     judged, accuracy = report.judged, report.accuracy
     out.print()
     out.print(
@@ -181,11 +185,12 @@ def _print_result(summary: Summary, report: BuildReport) -> None:
         drop, (low, high) = judged.damage.drop, judged.damage.drop.interval
         out.print(
             f"On {drop.images} {accuracy.split} photos it loses {drop.points:.2f} points (95 % interval {low:.2f} to "
-            f"{high:.2f}); {len(judged.damage.flips)} answers changed."
+            f"{high:.2f}): right answers lost {drop.lost}, gained {drop.gained}; answers changed "
+            f"{len(judged.damage.flips)}."
         )
     seconds = summary.seconds
     out.print(
-        f"{seconds.total:.0f} s this time; when made, the frozen stage took {seconds.frozen:.0f} s and fine-tuning "
+        f"{took:.0f} s this time; when made, the frozen stage took {seconds.frozen:.0f} s and fine-tuning "
         f"{seconds.tune:.0f} s"
     )
     out.print(

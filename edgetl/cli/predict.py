@@ -22,11 +22,17 @@ def predict(
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer for photos with a bundle."""
+    from edgetl.errors import DataError
     from edgetl.runtime import Predictor
 
     # A plan takes minutes to build, and this is over sooner.
     with Predictor.open(bundle, fallback=fallback, build_plan=False) as predictor:
-        answers = [(photo, predictor.predict(photo, top)) for photo in photos]
+        answers, failed = [], []
+        for photo in photos:
+            try:
+                answers.append((photo, predictor.predict(photo, top)))
+            except DataError as error:  # noqa: PERF203  # one bad photo must not cost the others their answers
+                failed.append((photo, error))
         answered_by, degraded = predictor.session.artifact.engine, predictor.session.degraded
     if json:
         print_json(
@@ -48,9 +54,12 @@ def predict(
                     }
                     for photo, answer in answers
                 ],
+                "failed": [{"photo": str(photo), "error": str(error)} for photo, error in failed],
             }
         )
-        return
-    for photo, answer in answers:
-        scores = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.scores)
-        out.print(f"{photo}: {scores}  ({answer.time.total_ms:.1f} ms)")
+    else:
+        for photo, answer in answers:
+            scores = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.scores)
+            out.print(f"{photo}: {scores}  ({answer.time.total_ms:.1f} ms)")
+    if failed:
+        raise DataError("; ".join(str(error) for _, error in failed))

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from importlib import import_module
 
 from edgetl.compile.compiled import Compiled, ModelInfo
+from edgetl.compile.face import feed_of
 from edgetl.compile.typed import in_float32
 from edgetl.errors import TargetError
 
-__all__ = ["COMPILERS", "Compiled", "ModelInfo", "compile_graph", "in_float32"]
+__all__ = ["COMPILERS", "Compiled", "ModelInfo", "compile_graph", "feed_of", "in_float32"]
 
 # Engine name -> the module whose `compile_graph` serves it; imported when used.
 COMPILERS = {

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgetl.compile.compiled import Compiled
 from edgetl.errors import ExportError, missing_library
-from edgetl.records import ModelContent, TensorSpec
+from edgetl.records import FloatArray, ImageArray, ModelContent, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Core", "finish", "read_core"]
+__all__ = ["Core", "feed_of", "finish", "read_core"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,12 @@ def read_core(graph: bytes, purpose: str) -> Core:
     if len(shape) != 4 or shape[1] != 3:
         raise ExportError(f"a core graph reads (images, 3, height, width), found {shape}")
     return Core(model=model, name=reads[0].name, height=shape[2], width=shape[3])
+
+
+def feed_of(model: onnx.ModelProto, images: ImageArray) -> dict[str, FloatArray]:
+    """Return what a core graph that has no face reads of images, uint8 of shape (images, height, width, 3)."""
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+    return {model.graph.input[0].name: planes}
 
 
 def finish(core: Core) -> Compiled:

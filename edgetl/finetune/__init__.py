@@ -1,6 +1,6 @@
 """Transfer learning: the frozen feature-extractor stage, then fine-tuning."""
 
-from edgetl.finetune.device import pick_device
+from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features
 from edgetl.finetune.head import Classifier, LinearHead, fit_head
 from edgetl.finetune.loop import History, TuneSettings, classifier_logits, tune
@@ -14,6 +14,7 @@ __all__ = [
     "TuneSettings",
     "ViewChoice",
     "Workbench",
+    "as_input",
     "choose_view",
     "classifier_logits",
     "fit_head",

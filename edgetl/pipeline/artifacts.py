@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from edgetl.bundle import Artifact, write_file
 from edgetl.compile import ModelInfo, compile_graph, in_float32
 from edgetl.errors import MissingError
-from edgetl.records import Execution, ModelContent, Precision
+from edgetl.records import Execution, FloatArray, ImageArray, ModelContent, Precision
 from edgetl.runtime import PLANNED, Session, open_artifact, open_reference
 from edgetl.target import EngineProfile
 
-__all__ = ["copy_artifact", "open_core", "open_here", "open_written", "size_of", "tolerance", "write_artifact"]
+__all__ = ["copy_artifact", "open_here", "open_written", "run_core", "size_of", "tolerance", "write_artifact"]
 
 # How far a logit may be off, as a share of the largest. Float engines differ by rounding; INT8 kernels of other
 # processors round each layer their own way.
@@ -20,15 +21,22 @@ TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.05, 
 
 def write_artifact(folder: Path, core: bytes, precision: Precision, engine: EngineProfile, info: ModelInfo) -> Artifact:
     """Return the entry of a core graph's artifact for an engine, after compiling it and writing its files."""
-    artifact, content = _compile(core, precision, engine, info)
-    _write(folder, artifact, content)
+    made = compile_graph(core, engine.name, info)
+    artifact = Artifact(
+        path=f"{precision}{made.suffix}", weights=f"{precision}{made.weights_suffix}" if made.weights_suffix else None,
+        engine=engine.name, precision=precision, execution=engine.execution, input=made.input, output=made.output,
+    )  # fmt: skip
+    _write(folder, artifact, made.content)
     return artifact
 
 
-def open_core(core: bytes, engine: EngineProfile) -> Session:
-    """Return a session on a float core graph by an engine, without writing anything."""
-    artifact, content = _compile(core, "fp32", engine, None)
-    return open_artifact(content, artifact)
+def run_core(core: bytes, images: ImageArray, like: Artifact) -> FloatArray:
+    """Return what a core graph, or one that ends earlier, gives for images when it is compiled for an artifact's engine
+    and run as that one is; nothing is written."""
+    made = compile_graph(core, like.engine)
+    artifact = like.model_copy(update={"input": made.input, "output": made.output})
+    with closing(open_artifact(made.content, artifact)) as session:
+        return session.run(images)
 
 
 def copy_artifact(source: Path, artifact: Artifact, folder: Path, stem: str) -> Artifact:
@@ -73,17 +81,6 @@ def tolerance(artifact: Artifact) -> float:
 def size_of(folder: Path, artifact: Artifact) -> int:
     """Return the bytes of an artifact's files."""
     return sum((folder / name).stat().st_size for name in artifact.files)
-
-
-def _compile(
-    core: bytes, precision: Precision, engine: EngineProfile, info: ModelInfo | None
-) -> tuple[Artifact, ModelContent]:
-    made = compile_graph(core, engine.name, info)
-    artifact = Artifact(
-        path=f"{precision}{made.suffix}", weights=f"{precision}{made.weights_suffix}" if made.weights_suffix else None,
-        engine=engine.name, precision=precision, execution=engine.execution, input=made.input, output=made.output,
-    )  # fmt: skip
-    return artifact, made.content
 
 
 def _read(folder: Path, artifact: Artifact) -> ModelContent:

@@ -15,7 +15,8 @@ __all__ = ["model_card", "on_device"]
 # What is good to know of an engine beside.
 _NEXT_STEPS = {
     "tensorrt": """
-TensorRT makes a plan of the model on each device; until it is there, ONNX Runtime answers: see `on_device.md`.
+TensorRT makes a plan of the model on each device; until it is there, ONNX Runtime answers: see `on_device.md`. INT8
+graphs keep their weights in float, beside what quantizes them; the plan holds them in 8 bits.
 """,
     "openvino": """
 `model.xml` opens in OpenVINO's own programs too, with nothing else: it takes whole photos, BGR of any size, fits them
@@ -46,8 +47,8 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 |---|---|---|---|---|
 {rows}
 
-**Ships {artifact.precision}.** {judged.verdict.reason}. What does not ship is not measured on {accuracy.split}, but for
-float, which the rest is held against.{_not_tried(judged)}
+**Ships {artifact.precision}.** {judged.verdict.reason}.{_spares(judged)} What does not ship is not measured on
+{accuracy.split}, but for float, which the rest is held against.{_not_tried(judged)}
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
   chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
@@ -155,15 +156,21 @@ def _damage(report: BuildReport) -> str:
 
 Against float, on {drop.images} {split} photos:
 
-- {drop.points:.2f} points of accuracy (95 % interval {low:.2f} to {high:.2f}): {drop.lost} right answers lost,
-  {drop.gained} gained. By chance alone as many would be lost with a probability of {drop.p_value:.2g} (McNemar's test).
-- {len(damage.flips)} answers changed; `report.json` names the photos.
+- {drop.points:.2f} points of accuracy (95 % interval {low:.2f} to {high:.2f}): right answers lost {drop.lost},
+  gained {drop.gained}. By chance alone as many would be lost with a probability of {drop.p_value:.2g} (McNemar's test).
+- Answers changed: {len(damage.flips)}; `report.json` names the photos.
 - The calibration error of its confidence is {after:.3f}, and was {before:.3f}.
 
 | class | photos | fp32 | {judged.verdict.precision} |
 |---|---|---|---|
 {rows}
 """
+
+
+def _spares(judged: Judged) -> str:
+    """Return what else is in the bundle, for a device that cannot build the first; empty where nothing is."""
+    spares = judged.ships[1:]
+    return f" In the bundle for devices that cannot build it, in this order: {', '.join(spares)}." if spares else ""
 
 
 def _not_tried(judged: Judged) -> str:

@@ -41,7 +41,6 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
     settings, how = plan.settings, plan.exported.read("exported", Exported)
     judged = plan.judged.read("judged", Judged)
     shipped = judged.verdict.precision
-    made = plan.compiled.read("compiled", CompiledStage)
     artifacts = tuple(
         copy_artifact(plan.compiled.folder, artifact, folder, stem) for artifact, stem in _shipped(plan, judged)
     )
@@ -67,7 +66,7 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         frozen=frozen,
         tuned=tuned,
         exporter=how.exporter,
-        parity=made.parity,
+        refused_exports=how.refused,
         calibration=calibrated.calibration if calibrated else None,
         accuracy=accuracy,
         judged=judged,
@@ -93,7 +92,7 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         seed=settings.seed,
         build=plan.bundle.key,
         accuracy=accuracy,
-        parity=judged.of(shipped).parity,
+        ladder=judged.ladder,
         toolchain=versions_of(TOOLCHAIN),
         files={},
     )

@@ -12,6 +12,7 @@ from edgetl.bundle import Bundle, write_bundle
 from edgetl.data import Check
 from edgetl.errors import BundleError
 from edgetl.pipeline.compose import compose
+from edgetl.pipeline.ladder import prove_bundle
 from edgetl.pipeline.plan import Plan, make_plans
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.steps import STEPS
@@ -81,7 +82,7 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
         if stage is plan.check:
             plan.refuse_bad()
             _tell(plan, progress)
-    return write_bundle(settings.out, lambda folder: compose(plan, folder, started))
+    return write_bundle(settings.out, lambda folder: compose(plan, folder, started), partial(prove_bundle, plan))
 
 
 def _tell(plan: Plan, progress: Progress) -> None:
@@ -91,7 +92,7 @@ def _tell(plan: Plan, progress: Progress) -> None:
     kinds = {
         "left out, for they cannot be read": [f"{bad.path}: {bad.reason}" for bad in found.bad],
         "left out of training, for they are measured on": [f"{leak.train} is {leak.measured}" for leak in found.leaks],
-        "under several labels": [" is ".join(conflict.paths) for conflict in found.conflicts],
+        "under several labels, and counted under each": [" is ".join(conflict.paths) for conflict in found.conflicts],
     }
     for what, lines in kinds.items():
         for line in lines[:NAMED]:

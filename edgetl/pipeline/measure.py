@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from edgetl.bench import answer_all, compare_speed, describe_machine, interleave, is_of_kind
-from edgetl.bundle import Artifact
+from edgetl.bundle import Artifact, Rung
 from edgetl.data import labels_of
 from edgetl.errors import MissingError
-from edgetl.export import check_parity, measure_parity
 from edgetl.metrics import Drop, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
-from edgetl.pipeline.artifacts import open_here, open_written, size_of, tolerance, write_artifact
+from edgetl.pipeline.artifacts import open_here, open_written, size_of, write_artifact
 from edgetl.pipeline.damage import measure_damage
-from edgetl.pipeline.plan import REFERENCE, Plan
-from edgetl.pipeline.results import Answered, CompiledStage, Judged, Measured, Reference, Unseen
+from edgetl.pipeline.ladder import prove_float, prove_quantized
+from edgetl.pipeline.plan import LOGITS, REFERENCE, Plan
+from edgetl.pipeline.results import Answered, CompiledStage, Exported, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Candidate, Verdict, decide, is_inside
 from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress
@@ -26,8 +26,6 @@ from edgetl.runtime import PLANNED, Session
 
 __all__ = ["answer", "answered", "judged", "reference"]
 
-# What the reference stage leaves.
-LOGITS = "logits.npy"
 # Turns and calls a turn of the speed comparison: enough for a p90.
 ROUNDS, PER_ROUND = 10, 20
 
@@ -38,39 +36,41 @@ def reference(plan: Plan, progress: Progress, folder: Path) -> None:
     artifact = write_artifact(folder, plan.core.read_bytes(), "fp32", REFERENCE, plan.info)
     with closing(open_written(folder, artifact)) as session:
         logits = answer({"fp32": session}, range(len(plan.kept)), plan, progress)["fp32"]
-        by = _who(session, artifact)
-    parity = measure_parity(plan.expected, logits[plan.rows_of(plan.parity_photos)])
-    check_parity(parity, f"the artifact for {artifact.engine}", tolerance(artifact))
+        by = _who(session.artifact, artifact)
+        rung = prove_float(plan, "faced", session, logits[plan.rows_of(plan.parity_photos)])
     np.save(folder / LOGITS, logits, allow_pickle=False)
-    write_record(folder, "reference", Reference(artifact=artifact, by=by, parity=parity))
+    write_record(folder, "reference", Reference(artifact=artifact, by=by, rung=rung))
 
 
 def answered(plan: Plan, progress: Progress, folder: Path) -> None:
     """Let the artifacts that are tried answer for the held-out photos, which one of them is chosen by."""
     made = plan.compiled.read("compiled", CompiledStage)
     tried = [each for each in plan.lower_precisions if each not in plan.standbys]
-    answers, by = _answer_with(map(made.of, tried), range(len(plan.parts[1])), plan, progress)
+    answers, done = _prove(map(made.of, tried), plan, progress)
     for precision, logits in answers.items():
         np.save(folder / f"{precision}.npy", logits, allow_pickle=False)
-    write_record(folder, "answered", Answered(by=by))
+    write_record(folder, "answered", done)
 
 
 def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     """Time every artifact where this machine is of the device's kind, decide which ships, and measure what ships on
     the photos that nothing was chosen by."""
     _, held, unseen = plan.parts
-    rows = range(len(plan.kept))
-    held_rows, unseen_rows = rows[: len(held)], rows[len(held) :]
+    unseen_rows = range(len(held), len(plan.kept))
     made = plan.compiled.read("compiled", CompiledStage)
     held_labels, unseen_labels = labels_of(held), labels_of(unseen)
-    floats = np.split(np.load(plan.reference.folder / LOGITS, allow_pickle=False), [len(held)])
-    by: dict[Precision, str] = {"fp32": plan.reference.read("reference", Reference).by}
-    on_held: dict[Precision, FloatArray] = {"fp32": floats[0]}
+    floats = np.split(plan.floats, [len(held)])
+    proved = plan.reference.read("reference", Reference)
+    by: dict[Precision, str] = {"fp32": proved.by}
+    rungs: dict[Precision, tuple[Rung, ...]] = {
+        "fp32": (plan.exported.read("exported", Exported).rung, proved.rung, *made.rungs)
+    }
+    on_held = plan.held_logits
     on_unseen: dict[Precision, FloatArray] = {"fp32": floats[1]}
     if plan.lower_precisions:
-        tried = plan.answered.read("answered", Answered).by
-        on_held |= {each: np.load(plan.answered.folder / f"{each}.npy", allow_pickle=False) for each in tried}
-        by |= tried
+        tried = plan.answered.read("answered", Answered)
+        by |= tried.by
+        rungs |= tried.rungs
 
     latencies = _latencies(plan, made.artifacts, progress)
     verdict = _decide(plan, on_held, latencies, held_labels)
@@ -78,13 +78,15 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     # What quantizes alike decides for a stand-by too, unless that leaves nothing inside the budget.
     called = [each for each, first in plan.standbys.items() if first == verdict.precision or not inside]
     if called:
-        answers, who = _answer_with(map(made.of, called), held_rows, plan, progress)
+        answers, done = _prove(map(made.of, called), plan, progress)
         on_held |= answers
-        by |= who
+        by |= done.by
+        rungs |= done.rungs
         verdict = _decide(plan, on_held, latencies, held_labels)
     ships = _ships(plan, verdict.precision, on_held, held_labels)
-    answers, who = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_rows, plan, progress)
-    on_unseen |= answers
+    seen = _answer_with(filter(_is_not_reference, map(made.of, ships)), unseen_rows, plan, progress)
+    on_unseen |= {precision: logits for precision, (logits, _) in seen.items()}
+    by_unseen = {**by, **{precision: _who(ran, made.of(precision)) for precision, (_, ran) in seen.items()}}
     measured = {
         name: Measured(
             precision=name,
@@ -93,10 +95,10 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
             held_out_drop=_drop(on_held, name, held_labels),
-            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), {**by, **who}[name])
+            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), by_unseen[name])
             if name in on_unseen
             else None,
-            parity=made.parity if name == "fp32" else measure_parity(floats[0], on_held[name]),
+            rungs=rungs[name],
         )
         for name in ("fp32", *plan.lower_precisions)
         if name in on_held
@@ -121,27 +123,41 @@ def answer(
     return answer_all(sessions, plan.read_kept(rows), len(rows), f"answering in {', '.join(sessions)}", progress)
 
 
+def _prove(
+    artifacts: Iterable[Artifact], plan: Plan, progress: Progress
+) -> tuple[dict[Precision, FloatArray], Answered]:
+    """Return quantized artifacts' logits for the held-out photos by precision, what computed them, and their rungs."""
+    by_precision = {each.precision: each for each in artifacts}
+    seen = _answer_with(by_precision.values(), range(len(plan.parts[1])), plan, progress)
+    rows = plan.rows_of(plan.parity_photos)
+    done = Answered(
+        by={precision: _who(ran, by_precision[precision]) for precision, (_, ran) in seen.items()},
+        rungs={
+            precision: prove_quantized(plan, by_precision[precision], ran, logits[rows], progress)
+            for precision, (logits, ran) in seen.items()
+        },
+    )
+    return {precision: logits for precision, (logits, _) in seen.items()}, done
+
+
 def _answer_with(
     artifacts: Iterable[Artifact], rows: Sequence[int], plan: Plan, progress: Progress
-) -> tuple[dict[Precision, FloatArray], dict[Precision, str]]:
-    """Return compiled artifacts' logits for these of the kept photos, and what computed them, both by precision."""
-    by_precision = {each.precision: each for each in artifacts}
-    if not by_precision:
-        return {}, {}
+) -> dict[Precision, tuple[FloatArray, Artifact]]:
+    """Return compiled artifacts' logits for these of the kept photos, and what answered, by precision."""
     with ExitStack() as stack:
         sessions = {
-            precision: stack.enter_context(closing(open_here(plan.compiled.folder, each)))
-            for precision, each in by_precision.items()
+            each.precision: stack.enter_context(closing(open_here(plan.compiled.folder, each))) for each in artifacts
         }
+        if not sessions:
+            return {}
         answers = answer(sessions, rows, plan, progress)
-        return answers, {precision: _who(sessions[precision], each) for precision, each in by_precision.items()}
+        return {precision: (answers[precision], session.artifact) for precision, session in sessions.items()}
 
 
-def _who(session: Session, artifact: Artifact) -> str:
-    """Return what answers for an artifact, in words."""
-    opened = session.artifact
-    name = f"{opened.engine} on {opened.execution.device}"
-    return name if opened.engine == artifact.engine else f"{name}, in float32"
+def _who(ran: Artifact, artifact: Artifact) -> str:
+    """Return what answered for an artifact, in words."""
+    name = f"{ran.engine} on {ran.execution.device}"
+    return name if ran.engine == artifact.engine else f"{name}, in float32"
 
 
 def _is_not_reference(artifact: Artifact) -> bool:

@@ -26,13 +26,13 @@ from edgetl.records import FloatArray, ImageArray, Precision, Preprocess, Progre
 from edgetl.runtime import devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
 
-__all__ = ["BATCH", "EXPECTED", "PHOTOS", "REFERENCE", "Plan", "make_plan", "make_plans"]
+__all__ = ["BATCH", "EXPECTED", "LOGITS", "PHOTOS", "REFERENCE", "Plan", "make_plan", "make_plans"]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
-# What the export stage leaves of the trained network's answers, and the decoding stage of the photos.
-EXPECTED, PHOTOS = "expected.npy", "photos.npy"
+# What stages leave: the trained network's answers, the photos, the float graph's answers.
+EXPECTED, PHOTOS, LOGITS = "expected.npy", "photos.npy", "logits.npy"
 # Photos that go through a graph at once.
 BATCH = 16
 # Share of the training photos that every choice is made on.
@@ -44,7 +44,7 @@ PARITY_PHOTOS = 128
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/results", "pipeline/steps")
-MEASURING = ("bench/accuracy", "pipeline/measure")
+MEASURING = ("bench/accuracy", "pipeline/ladder", "pipeline/measure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,10 @@ class Plan:
         """The file of the float core graph, once the export stage is done."""
         return self.exported.folder / "core.onnx"
 
+    def core_of(self, precision: Precision) -> Path:
+        """Return the file of a precision's core graph, once the stage that makes it is done."""
+        return self.core if precision == "fp32" else self.quantized.folder / f"{precision}.onnx"
+
     @property
     def expected(self) -> FloatArray:
         """The trained network's logits for the parity photos, once the export stage is done."""
@@ -179,6 +183,20 @@ class Plan:
     def faced(self) -> Preprocess:
         """The preprocessing of the exported graph, once the export stage is done: with the border that it asks for."""
         return self.exported.read("exported", Exported).preprocess
+
+    @property
+    def floats(self) -> FloatArray:
+        """The float graph's logits for `kept`, once the reference stage is done."""
+        logits: FloatArray = np.load(self.reference.folder / LOGITS, allow_pickle=False)
+        return logits
+
+    @property
+    def held_logits(self) -> dict[Precision, FloatArray]:
+        """The logits for the held-out photos of what has answered by now, by precision; float's once the reference
+        stage is done."""
+        tried = [each for each in self.lower_precisions if each not in self.standbys]
+        lower = {each: np.load(self.answered.folder / f"{each}.npy", allow_pickle=False) for each in tried}
+        return {"fp32": self.floats[: len(self.parts[1])], **lower}
 
     def bench(self, progress: Progress) -> Workbench:
         """Return what training works with, once the check stage is done."""

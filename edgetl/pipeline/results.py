@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from edgetl.bench import Machine
-from edgetl.bundle import Accuracies, Artifact, Parity
+from edgetl.bundle import Accuracies, Artifact, Rung
 from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
 from edgetl.metrics import Drop
@@ -48,19 +48,21 @@ class Tuned(Record):
 
 
 class Exported(Record):
-    """The export stage: which exporter made the core graph, and the preprocessing with the border it asks for."""
+    """The export stage: which exporter made the core graph, what was wrong with those tried before, the preprocessing
+    with the border that the graph asks for, and the graph's rung."""
 
     exporter: str
+    refused: tuple[str, ...]
     preprocess: Preprocess
+    rung: Rung
 
 
 class Reference(Record):
-    """The reference stage: the float artifact in its folder, what answered for it, in words, and its parity with the
-    trained network."""
+    """The reference stage: the float artifact in its folder, what answered for it, in words, and its rung."""
 
     artifact: Artifact
     by: str
-    parity: Parity
+    rung: Rung
 
 
 class Calibration(Record):
@@ -81,10 +83,10 @@ class Calibrated(Record):
 
 
 class CompiledStage(Record):
-    """The compiling stage: the artifacts in its folder, and the float32 one's parity with the trained network."""
+    """The compiling stage: the artifacts in its folder, and the float32 one's rungs beyond the reference's."""
 
     artifacts: tuple[Artifact, ...]
-    parity: Parity
+    rungs: tuple[Rung, ...]
 
     def of(self, precision: Precision) -> Artifact:
         """Return the artifact of a precision that was compiled."""
@@ -92,9 +94,10 @@ class CompiledStage(Record):
 
 
 class Answered(Record):
-    """The answering stage: by precision, what answered for the held-out photos, in words."""
+    """The answering stage: by precision, what answered for the held-out photos, in words, and its rungs."""
 
     by: dict[Precision, str]
+    rungs: dict[Precision, tuple[Rung, ...]]
 
 
 class Unseen(Record):
@@ -113,8 +116,8 @@ class Measured(Record):
     `answered_by` is what answered for the held-out photos: for float the reference, else the artifact's own engine or,
     where that is not here, another on the same graph; `held_out_drop` is what it loses there against float. `latency`
     is None where this machine is not of the device's kind; `unseen` where the artifact does not ship, for the
-    evaluation split measures float and what ships. `parity` is with the float graph's answers or, of the float
-    artifact, with the trained network's.
+    evaluation split measures float and what ships. `rungs` are those of the ladder that are its own: a quantized
+    artifact stands on float's.
     """
 
     precision: Precision
@@ -124,7 +127,7 @@ class Measured(Record):
     held_out_accuracy: float
     held_out_drop: Drop
     unseen: Unseen | None
-    parity: Parity
+    rungs: tuple[Rung, ...]
 
     @property
     def p50_ms(self) -> float | None:
@@ -156,6 +159,12 @@ class Judged(Record):
     def of(self, precision: Precision) -> Measured:
         """Return the figures of one precision."""
         return next(each for each in self.measured if each.precision == precision)
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs from the trained network to what ships first."""
+        shipped = self.verdict.precision
+        return (*self.of("fp32").rungs, *(self.of(shipped).rungs if shipped != "fp32" else ()))
 
     def unseen_of(self, precision: Precision) -> Unseen:
         """Return what one precision came to on the evaluation split.
@@ -195,7 +204,7 @@ class BuildReport(Record):
     frozen: Frozen
     tuned: Tuned
     exporter: str
-    parity: Parity
+    refused_exports: tuple[str, ...]
     calibration: Calibration | None
     accuracy: Accuracies
     judged: Judged
@@ -207,7 +216,8 @@ class BuildReport(Record):
 class Summary(Record):
     """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
 
-    `accuracy` and `drop` are on the `images` photos of `split`, which nothing was chosen by; `reason` is the verdict's.
+    `accuracy` and `drop`, what was lost against float unless that ships, are on the `images` photos of `split`, which
+    nothing was chosen by; `reason` is the verdict's.
     """
 
     bundle: str
@@ -219,7 +229,7 @@ class Summary(Record):
     split: Literal["val", "test"]
     images: int
     accuracy: dict[str, float]
-    drop: Drop
+    drop: Drop | None
     latency_ms: dict[str, float | None]
     size_bytes: dict[str, int]
     seconds: Seconds
@@ -242,7 +252,7 @@ class Summary(Record):
                 "float": report.accuracy.float_,
                 "shipped": report.accuracy.shipped,
             },
-            drop=report.judged.damage.drop,
+            drop=None if shipped is plain else report.judged.damage.drop,
             latency_ms={"float_p50": plain.p50_ms, "shipped_p50": shipped.p50_ms},
             size_bytes={"float": plain.size_bytes, "shipped": shipped.size_bytes},
             seconds=report.seconds,

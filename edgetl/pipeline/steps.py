@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,22 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from edgetl.bench import answer_all
-from edgetl.bundle import Artifact, write_file
+from edgetl.bundle import Artifact, Rung, write_file
 from edgetl.data import Item, check_dataset, image_batches, labels_of, write_rows
 from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
-from edgetl.export import EXPORTERS, check_parity, export_graph, measure_parity
+from edgetl.export import (
+    EXPORTERS,
+    MAX_RELATIVE_ERROR,
+    CoreSession,
+    check_rung,
+    export_graph,
+    find_parted_module,
+    measure_parity,
+)
 from edgetl.finetune import (
     Classifier,
     LinearHead,
+    as_input,
     choose_view,
     classifier_logits,
     fit_head,
@@ -31,13 +41,14 @@ from edgetl.finetune import (
 )
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
-from edgetl.pipeline.artifacts import copy_artifact, open_core, open_here, tolerance, write_artifact
+from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
+from edgetl.pipeline.ladder import LOOKED_AT, prove_float
 from edgetl.pipeline.measure import answer, answered, judged, reference
 from edgetl.pipeline.plan import BATCH, EXPECTED, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import calibrate, quantize_for, remarks_on, select_items
-from edgetl.records import Precision, Progress
+from edgetl.records import Precision, Preprocess, Progress
 
 __all__ = ["STEPS"]
 
@@ -113,19 +124,24 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
         try:
             graph = export_graph(classifier, plan.photo, exporter)
             core = graph.model.SerializeToString(deterministic=True)
-            # On ONNX Runtime, whatever the target's engine is: so the stage serves every target.
-            with closing(open_core(core, REFERENCE)) as session:
-                batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
-                answers = answer_all({"fp32": session}, batches, len(expected), f"proving {exporter}", progress)
-            parity = measure_parity(expected, answers["fp32"])
-            check_parity(parity, f"the graph of torch's {exporter} exporter")
+            batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
+            what = f"proving the graph of torch's {exporter} exporter"
+            logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
+            rung = Rung(
+                name="core",
+                answered_by=f"the graph of torch's {exporter} exporter",
+                against="the trained network",
+                parity=measure_parity(expected, logits),
+            )
+            check_rung(rung, find_layer=partial(_parted_module, plan, classifier, core, graph.preprocess))
         except (ExportError, ParityError, SessionError) as error:
             failures.append(str(error))
             progress.say(f"{exporter} exporter: {error}")
             continue
         write_file(folder / plan.core.name, core)
         np.save(folder / EXPECTED, expected, allow_pickle=False)
-        write_record(folder, "exported", Exported(exporter=graph.exporter, preprocess=graph.preprocess))
+        record = Exported(exporter=graph.exporter, refused=tuple(failures), preprocess=graph.preprocess, rung=rung)
+        write_record(folder, "exported", record)
         return
     raise ParityError("no exporter gave a graph that computes what was trained: " + "; ".join(failures))
 
@@ -164,16 +180,16 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
         return write_artifact(folder, core.read_bytes(), precision, plan.engine_for(precision), plan.info)
 
     proved, engine = plan.reference.read("reference", Reference), plan.engine_for("fp32")
+    rungs: tuple[Rung, ...] = ()
     if (engine.name, engine.device) == (REFERENCE.name, REFERENCE.device):
-        plain, parity = copy_artifact(plan.reference.folder, proved.artifact, folder, "fp32"), proved.parity
+        plain = copy_artifact(plan.reference.folder, proved.artifact, folder, "fp32")
     else:
         plain = write(plan.core, "fp32")
         with closing(open_here(folder, plain)) as session:
-            answers = answer({"fp32": session}, plan.rows_of(plan.parity_photos), plan, progress)
-            parity = measure_parity(plan.expected, answers["fp32"])
-            check_parity(parity, f"the artifact for {plain.engine}", tolerance(session.artifact))
-    lower = (write(plan.quantized.folder / f"{each}.onnx", each) for each in plan.lower_precisions)
-    write_record(folder, "compiled", CompiledStage(artifacts=(plain, *lower), parity=parity))
+            rows = plan.rows_of(plan.parity_photos)
+            rungs = (prove_float(plan, "artifact", session, answer({"fp32": session}, rows, plan, progress)["fp32"]),)
+    lower = (write(plan.core_of(each), each) for each in plan.lower_precisions)
+    write_record(folder, "compiled", CompiledStage(artifacts=(plain, *lower), rungs=rungs))
 
 
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
@@ -182,6 +198,15 @@ STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
         check, view, decoded, frozen, tuned, exported, reference, calibrated, quantized, compiled, answered, judged,
     )
 }  # fmt: skip
+
+
+def _parted_module(plan: Plan, classifier: Classifier, core: bytes, how: Preprocess) -> str:
+    """Return the first layer of the trained network that a core graph does not compute."""
+    items = plan.parity_photos[:LOOKED_AT]
+    (photos,) = image_batches(plan.usable, items, plan.photo, LOOKED_AT)
+    (images,) = image_batches(plan.usable, items, how, LOOKED_AT)
+    planes = as_input(photos, plan.photo, torch.device("cpu"))
+    return find_parted_module(classifier.cpu(), planes, core, images, MAX_RELATIVE_ERROR)
 
 
 def _calibration_items(plan: Plan) -> tuple[Item, ...]:

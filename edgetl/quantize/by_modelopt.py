@@ -18,9 +18,10 @@ from onnx import numpy_helper
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader
 
+from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError, missing_library
 from edgetl.quantize.quiet import quiet_tools
-from edgetl.quantize.ranges import Ranges, feed_of
+from edgetl.quantize.ranges import Ranges
 from edgetl.records import FloatArray, ImageArray, Precision
 
 __all__ = ["type_graph"]

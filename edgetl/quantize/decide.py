@@ -88,12 +88,14 @@ def _weigh(
     if not is_inside(drop, budget, strict):
         worse = " at the worse end of its interval" if is_inside(drop, budget, strict=False) else ""
         return f"{name} is outside the budget of {budget:g} points{worse}: {change}", False
-    inside = f"inside the budget of {budget:g} points: {change}"
+    one = 100.0 / drop.images
+    coarse = f". One photo is {one:.1f} points, so too few are held out to tell; --strict-budget asks for proof"
+    inside = f"inside the budget of {budget:g} points: {change}{coarse if one > budget and not strict else ''}"
     if speed_up is None:
-        return f"{name} is {inside}; its speed was not measured here", True
-    if only:
-        return f"{name} is all that is allowed: {change}", True
+        return f"{name}, whose speed was not measured here, is {inside}", True
     faster = f"{speed_up.ratio:.2f}x ({speed_up.low:.2f} to {speed_up.high:.2f})"
+    if only:
+        return f"{name} is all that may ship, at {faster} the speed of float: {change}", True
     if speed_up.low <= 1.0 and "fp32" in target.engine.precisions:
         return f"{name} is not faster beyond the noise of timing: {faster} the speed of float", False
     return f"{name} is {faster} faster and {inside}", True

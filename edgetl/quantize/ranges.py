@@ -12,12 +12,13 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
+from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError
 from edgetl.quantize.quiet import quiet_tools
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray
 
-__all__ = ["Ranges", "calibrate", "feed_of"]
+__all__ = ["Ranges", "calibrate"]
 
 # The smallest and the largest value of a tensor that its quantized form shall hold, by the tensor's name.
 Ranges = dict[str, tuple[float, float]]
@@ -85,12 +86,6 @@ def _in_our_words(which: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise CalibrationError(f"the network's activations {which} have no range: {error}") from error
-
-
-def feed_of(model: onnx.ModelProto, images: ImageArray) -> dict[str, FloatArray]:
-    """Return what ONNX Runtime is to be fed for a core graph to see these images."""
-    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-    return {model.graph.input[0].name: planes}
 
 
 class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.bundle import Artifact, Bundle, Expected, Golden, write_file
+from edgetl.bundle import Artifact, Bundle, Expected, Golden, Rung, write_file
 from edgetl.errors import MissingError, ParityError
 from edgetl.metrics import agreement
 from edgetl.records import Device, FloatArray, ImageArray, Precision, Record
@@ -66,6 +66,7 @@ class Verified(Record):
     bundle: str
     engine: str
     files: int
+    ladder: tuple[Rung, ...]
     replayed: tuple[Replayed, ...]
     skipped: tuple[Skipped, ...]
 
@@ -167,7 +168,14 @@ def verify_bundle(folder: str | Path) -> Verified:
     if len(missing) == len(bundle.manifest.artifacts):
         raise missing[0]
     engine = bundle.manifest.artifact.engine
-    return Verified(bundle=str(folder), engine=engine, files=files, replayed=tuple(replayed), skipped=tuple(skipped))
+    return Verified(
+        bundle=str(folder),
+        engine=engine,
+        files=files,
+        ladder=bundle.manifest.ladder,
+        replayed=tuple(replayed),
+        skipped=tuple(skipped),
+    )
 
 
 def check_golden(result: GoldenResult, pixel_tolerance: int, logit_tolerance: float) -> None:

@@ -34,7 +34,7 @@ def test_a_bundle_without_golden_photos_says_so(make_bundle: Any, tmp_path: Path
     assert make_bundle(tmp_path / "out", golden=False).manifest.golden is None
 
 
-@pytest.mark.parametrize("record", ["golden", "accuracy", "parity", "weights", "preprocess"])
+@pytest.mark.parametrize("record", ["golden", "accuracy", "weights", "preprocess"])
 def test_an_unknown_key_in_any_record_is_refused(record: str, said: dict[str, Any]) -> None:
     said[record]["colour"] = "red"
     with pytest.raises(ValidationError, match=rf"{record}\.colour\s+Extra inputs are not permitted"):
@@ -68,7 +68,7 @@ def test_a_value_that_says_something_impossible_is_refused(
         Manifest.model_validate(changed)
 
 
-@pytest.mark.parametrize("key", ["task", "labels", "preprocess", "artifacts", "golden", "weights", "parity", "files"])
+@pytest.mark.parametrize("key", ["task", "labels", "preprocess", "artifacts", "golden", "weights", "ladder", "files"])
 def test_a_manifest_that_leaves_something_out_is_refused(key: str, said: dict[str, Any]) -> None:
     del said[key]
     with pytest.raises(ValidationError, match=rf"{key}\s+Field required"):

@@ -202,6 +202,11 @@ class TestCheckOutput:
         with pytest.raises(BundleError, match=message):
             check_output(tiny_bundle / inside)
 
+    def test_the_folder_that_one_is_in_will_not_do(self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(own_bundle / "golden")
+        with pytest.raises(BundleError, match=r"is the folder you are in, and would be replaced"):
+            check_output(own_bundle)
+
     def test_a_place_beside_a_bundle_will_do(self, tiny_bundle: Path) -> None:
         check_output(tiny_bundle.with_name("other"))
 

@@ -103,11 +103,24 @@ class TestErrors:
         with pytest.raises(RuntimeError, match="a bug"):
             edgetl("verify", "x")
 
-    def test_ctrl_c_says_that_nothing_is_lost(self, edgetl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgetl.runtime.verify_bundle", raising(KeyboardInterrupt()))
-        ran = edgetl("verify", "x")
+    @pytest.mark.parametrize(
+        ("words", "stopped", "said"),
+        [
+            (("verify", "x"), "edgetl.runtime.verify_bundle", "stopped."),
+            (
+                ("build", "--data", "x", "--out", "y"),
+                "edgetl.pipeline.read_builds",
+                "stopped. What was finished is kept: type the same command to go on",
+            ),
+        ],
+    )
+    def test_ctrl_c_says_what_is_kept(
+        self, words: tuple[str, ...], stopped: str, said: str, edgetl: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stopped, raising(KeyboardInterrupt()))
+        ran = edgetl(*words)
         assert ran.code == 130
-        assert ran.err.strip() == "edgetl: stopped. What was finished is kept: type the same command to go on"
+        assert ran.err.strip() == f"edgetl: {said}"
 
 
 class TestShown:

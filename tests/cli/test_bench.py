@@ -43,7 +43,7 @@ def test_people_read_a_line_for_each_figure(edgetl: Run, tiny_bundle: Path) -> N
     assert [line.split("  ")[0] for line in rest[:-1]] == [
         "machine", "single stream", "split (p50)", "throughput", "cold start"
     ]  # fmt: skip
-    assert rest[-1] == "quick: under 60 s a measurement"
+    assert rest[-1] == "quick: for figures to publish, --seconds 60 or more"
 
 
 def test_figures_of_another_machine_than_the_target_say_so(edgetl: Run, own_bundle: Path) -> None:

@@ -104,7 +104,7 @@ class TestResult:
 def test_what_was_not_tried_is_said(built: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     report = BuildReport.model_validate_json(built.read("report.json"))
     judged = report.judged.model_copy(update={"not_tried": {"int8": "int8+fp16"}})
-    _print_result(Summary.of("here", "tensorrt", report), report.model_copy(update={"judged": judged}))
+    _print_result(Summary.of("here", "tensorrt", report), report.model_copy(update={"judged": judged}), 1.0)
     assert "int8       not tried: it quantizes as int8+fp16 does, which was not chosen\n" in capsys.readouterr().out
 
 
@@ -115,7 +115,7 @@ def test_when_and_at_what_load_it_was_timed_is_said(
     report = BuildReport.model_validate_json(built.read("report.json"))
     machine = report.judged.machine.model_copy(update={"load_1min": load, "date": "2026-01-02T03:04:05+00:00"})
     judged = report.judged.model_copy(update={"machine": machine})
-    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"judged": judged}))
+    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"judged": judged}), 1.0)
     shown = capsys.readouterr().out
     assert "Timed 2026-01-02T03:04:05+00:00 on " in shown
     assert said in shown
@@ -127,7 +127,7 @@ def test_fine_tuning_that_brought_nothing_is_said(
 ) -> None:
     report = BuildReport.model_validate_json(built.read("report.json"))
     accuracy = report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})
-    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"accuracy": accuracy}))
+    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"accuracy": accuracy}), 1.0)
     assert ("Fine-tuning brought nothing on the val photos" in capsys.readouterr().out) == said
 
 

@@ -135,7 +135,7 @@ def test_verify_names_what_this_machine_cannot_replay_and_why_once(
 ) -> None:
     def skipping(folder: Path) -> Verified:
         skipped = [Skipped(path=path, engine="tensorrt", reason="no GPU here") for path in ("a.onnx", "b.onnx")]
-        return Verified(bundle=str(folder), engine="tensorrt", files=3, replayed=(), skipped=tuple(skipped))
+        return Verified(bundle=str(folder), engine="tensorrt", files=3, ladder=(), replayed=(), skipped=tuple(skipped))
 
     monkeypatch.setattr("edgetl.runtime.verify_bundle", skipping)
     ran = edgetl("verify", jetson_bundle)

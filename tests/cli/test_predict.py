@@ -57,7 +57,20 @@ def test_a_photo_that_cannot_be_read_is_named(
     assert "Traceback" not in ran.err
 
 
+def test_a_photo_that_cannot_be_read_does_not_cost_the_others_their_answers(
+    edgetl: Run, tiny_bundle: Path, tiny_photos: tuple[Path, ...], tmp_path: Path
+) -> None:
+    ran = edgetl("predict", tiny_bundle, tmp_path / "none.jpg", tiny_photos[0], "--json")
+    assert ran.code == 2
+    assert [each["photo"] for each in ran.json["predictions"]] == [str(tiny_photos[0])]
+    missing = tmp_path / "none.jpg"
+    assert ran.json["failed"] == [{"photo": str(missing), "error": f"{missing}: no such file"}]
+
+
 def test_a_folder_that_is_no_bundle_is_told(edgetl: Run, tiny_photos: tuple[Path, ...], tmp_path: Path) -> None:
     ran = edgetl("predict", tmp_path, tiny_photos[0])
     assert ran.code == 2
-    assert "not a bundle (a folder without manifest.json). Make one with: edgetl build --data PHOTOS --out" in ran.err
+    assert (
+        "not a bundle (a folder without manifest.json). Make one with: edgetl build --data PHOTOS --out BUNDLE"
+        in ran.err
+    )

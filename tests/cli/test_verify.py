@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetl.bundle import Parity, Rung
 from edgetl.errors import missing_library
 
 Run = Callable[..., Any]
@@ -24,7 +25,7 @@ def test_a_whole_bundle_is_said_to_be_whole(edgetl: Run, tiny_bundle: Path) -> N
 def test_json_is_one_object(edgetl: Run, tiny_bundle: Path) -> None:
     ran = edgetl("verify", tiny_bundle, "--json")
     assert ran.code == 0
-    assert list(ran.json) == ["bundle", "engine", "files", "replayed", "skipped"]
+    assert list(ran.json) == ["bundle", "engine", "files", "ladder", "replayed", "skipped"]
     assert ran.json["replayed"][0]["golden"]["images"] == 4
 
 
@@ -70,3 +71,17 @@ def test_an_engine_that_is_missing_exits_with_what_to_install(
     ran = edgetl("verify", tiny_bundle)
     assert ran.code == 4
     assert "onnxruntime is needed to run this bundle and is not installed. Run: pip install 'edgetl[ort]'" in ran.err
+
+
+def test_the_ladder_is_printed_rung_by_rung(edgetl: Run, make_bundle: Callable[..., Any], tmp_path: Path) -> None:
+    parity = Parity(
+        max_relative_error=2e-4, mean_relative_error=1e-5, cosine=0.99999, top1_agreement=1.0, near_ties=1, images=128
+    )
+    rung = Rung(name="core", answered_by="the graph", against="the trained network", parity=parity)
+    bundle = make_bundle(tmp_path / "proved", ladder=(rung,)).folder
+    ran = edgetl("verify", bundle, "--ladder")
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("core ")]
+    assert line.split(maxsplit=1)[1].split("  ")[0] == "the graph"
+    assert line.endswith("0.0002    1e-05  0.99999  100.0 % of 128 photos, 1 of them near-ties")
+    assert "the trained network" in line
+    assert "the trained network" not in edgetl("verify", bundle).out

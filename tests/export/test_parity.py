@@ -9,22 +9,28 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.bundle import Artifact, Parity
+from edgetl.bundle import Artifact, Parity, Rung
 from edgetl.compile import compile_graph
-from edgetl.errors import ParityError
-from edgetl.export import check_parity, export_graph, measure_parity
+from edgetl.errors import ExportError, ParityError
+from edgetl.export import check_engine, check_rung, export_graph, measure_parity
 from edgetl.export.parity import MAX_RELATIVE_ERROR
+from edgetl.metrics import Drop
 from edgetl.records import Execution, FloatArray, ImageArray, Preprocess
 from edgetl.runtime import open_artifact, paint_border
 
 HOW = Preprocess(side=32, fit="squash", mean=(124, 116, 104), std=(58.4, 57.1, 57.4))
 REFUSED = (
-    r"the graph computes something else than the trained network: relative error [\d.e+-]+ \(at most 0\.001\), "
+    r"rung .faced.: the graph computes something else than the trained network: relative error [\d.e+-]+ "
+    r"\(at most 0\.001\), "
     r"top-1 agreement [\d.]+ % \(must be 100 %\) on 16 images\. No bundle was written"
 )
 
 
 EQUAL = Parity(max_relative_error=0.0, mean_relative_error=0.0, cosine=1.0, top1_agreement=1.0, near_ties=0, images=16)
+
+
+def rung(parity: Parity) -> Rung:
+    return Rung(name="faced", answered_by="the graph", against="the trained network", parity=parity)
 
 
 def logits(*rows: tuple[float, ...]) -> FloatArray:
@@ -78,18 +84,62 @@ class TestMeasure:
 
 class TestCheck:
     def test_what_lies_on_the_limit_will_do(self) -> None:
-        check_parity(EQUAL.model_copy(update={"max_relative_error": MAX_RELATIVE_ERROR}), "the graph")
+        check_rung(rung(EQUAL.model_copy(update={"max_relative_error": MAX_RELATIVE_ERROR})))
 
     @pytest.mark.parametrize(("error", "agreement"), [(0.00101, 1.0), (0.0, 0.99), (float("nan"), 1.0)])
     def test_what_lies_beyond_it_is_refused(self, error: float, agreement: float) -> None:
         with pytest.raises(ParityError, match="the graph computes something else than the trained network"):
-            check_parity(
-                EQUAL.model_copy(update={"max_relative_error": error, "top1_agreement": agreement}), "the graph"
-            )
+            check_rung(rung(EQUAL.model_copy(update={"max_relative_error": error, "top1_agreement": agreement})))
 
     def test_a_trained_network_that_answers_nan_is_refused(self) -> None:
         with pytest.raises(ParityError, match="computes something else"):
-            check_parity(measure_parity(logits((np.nan, 1)), logits((0, 1))), "the graph")
+            check_rung(rung(measure_parity(logits((np.nan, 1)), logits((0, 1)))))
+
+
+class TestCheckEngine:
+    """An engine may round, and no more."""
+
+    @staticmethod
+    def drop(points: float = 0.0, p_value: float = 1.0) -> Drop:
+        return Drop(images=16, lost=0, gained=0, points=points, interval=(0.0, 0.0), p_value=p_value)
+
+    @pytest.mark.parametrize(
+        ("changed", "drop"),
+        [
+            ({}, drop()),
+            ({"mean_relative_error": 0.05, "max_relative_error": 0.3, "top1_agreement": 0.9}, drop()),
+            ({}, drop(points=3.0, p_value=0.06)),
+            ({}, drop(points=0.5, p_value=0.01)),
+        ],
+        ids=["equal", "on the limits", "by chance", "inside the budget"],
+    )
+    def test_what_rounding_and_chance_explain_will_do(self, changed: dict[str, float], drop: Drop) -> None:
+        climbed = rung(EQUAL.model_copy(update=changed))
+        assert check_engine(climbed, 0.05, drop, 0.5) is climbed
+
+    @pytest.mark.parametrize(
+        ("changed", "drop"),
+        [
+            ({"mean_relative_error": 0.051}, drop()),
+            ({"mean_relative_error": float("nan")}, drop()),
+            ({"top1_agreement": 0.89}, drop()),
+            ({}, drop(points=0.6, p_value=0.04)),
+        ],
+        ids=["logits", "no number", "answers", "accuracy"],
+    )
+    def test_what_they_do_not_explain_is_refused(self, changed: dict[str, float], drop: Drop) -> None:
+        with pytest.raises(
+            ParityError, match=r"rung 'faced': the graph .* mean relative error .* It parts at Conv 'x'\."
+        ):
+            check_engine(rung(EQUAL.model_copy(update=changed)), 0.05, drop, 0.5, lambda: "Conv 'x'")
+
+    def test_a_search_that_fails_does_not_hide_that_they_part(self) -> None:
+        def find() -> str:
+            raise ExportError("this engine cannot be cut")
+
+        message = r"Where it parts could not be found: this engine cannot be cut\. No bundle"
+        with pytest.raises(ParityError, match=message):
+            check_engine(rung(EQUAL.model_copy(update={"top1_agreement": 0.0})), 0.05, self.drop(), 0.5, find)
 
 
 def build(change: Callable[[nn.Module], object] = lambda module: None) -> nn.Sequential:
@@ -153,7 +203,7 @@ def change_one_weight(module: nn.Module) -> None:
 
 class TestFaults:
     def check(self, found: FloatArray) -> None:
-        check_parity(measure_parity(trained(build()), found), "the graph")
+        check_rung(rung(measure_parity(trained(build()), found)))
 
     def test_a_right_artifact_passes(self) -> None:
         self.check(shipped(build()))

@@ -17,6 +17,9 @@ import pytest
 KILLS = 20
 # `edgetl` with one change: which precision ships hangs on the clock, and at 32 pixels the two are too close to call.
 EDGETL = """
+import signal
+# A shell lets what it starts in the background ignore Ctrl-C, and these tests may be started so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from edgetl.bench import summarise
 from edgetl.pipeline import measure
 measure.interleave = lambda calls, rounds, each: {

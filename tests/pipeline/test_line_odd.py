@@ -152,7 +152,7 @@ class TestOddBuild:
         (conflict,) = odd.report.check.conflicts
         assert conflict.paths == ("test/blue/again.png", "train/red/00.png")
         assert "test/blue/again.png is train/red/00.png" in odd.said
-        assert "photos under several labels: 1; all are named in report.json" in odd.said
+        assert "photos under several labels, and counted under each: 1; all are named in report.json" in odd.said
 
     def test_a_copy_is_counted_on_the_screen_and_named_in_the_report(self, odd: Odd) -> None:
         (copied,) = odd.report.check.duplicates

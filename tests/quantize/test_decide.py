@@ -111,6 +111,18 @@ def test_one_photo_is_one_photo_in_spite_of_rounding(photos: int) -> None:
     assert judge(lost=1, photos=photos, budget=min(100.0, 100 / photos)).precision == "int8"
 
 
+@pytest.mark.parametrize(("photos", "said"), [(100, True), (1000, False)])
+def test_where_one_photo_is_more_than_the_budget_too_few_are_said_to_be_held_out(photos: int, said: bool) -> None:
+    found = judge(lost=0, photos=photos)
+    assert found.precision == "int8"
+    assert (
+        found.reason.endswith(
+            "One photo is 1.0 points, so too few are held out to tell; --strict-budget asks for proof"
+        )
+        == said
+    )
+
+
 class TestStrictBudget:
     def test_the_worse_end_of_the_interval_must_be_inside(self) -> None:
         found = judge(lost=4, strict=True)
@@ -147,15 +159,16 @@ def test_a_target_that_allows_or_prefers_float_gets_float(allowed: tuple[Precisi
 def test_a_target_that_allows_int8_only_gets_it_where_it_is_inside_the_budget() -> None:
     found = decide({"fp32": answers(0), "int8": answers(4, faster(0.5))}, ALIKE, target(0.5, "int8"))
     assert found.precision == "int8"
-    assert found.reason.startswith("INT8 is all that is allowed: 0.40 points lost on 1000 held-out photos (95 %")
+    assert found.reason.startswith("INT8 is all that may ship, at 0.50x (")
+    assert " the speed of float: 0.40 points lost on 1000 held-out photos (95 %" in found.reason
 
 
 def test_where_speed_was_not_measured_the_order_of_precisions_stands_for_it() -> None:
     found = judge(lost=4, speed_up=None)
     assert (found.precision, found.speed_up) == ("int8", None)
     assert found.reason == (
-        "INT8 is inside the budget of 0.5 points: 0.40 points lost on 1000 held-out photos (95 % interval of the loss "
-        "0.10 to 0.80); its speed was not measured here"
+        "INT8, whose speed was not measured here, is inside the budget of 0.5 points: 0.40 points lost on 1000 "
+        "held-out photos (95 % interval of the loss 0.10 to 0.80)"
     )
 
 

@@ -1,0 +1,151 @@
+"""Proves each rung from the trained network to the bundle, on real photos."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from edgetl.bench import answer_all
+from edgetl.bundle import Artifact, Bundle, Rung
+from edgetl.data import labels_of
+from edgetl.errors import ParityError
+from edgetl.export import CoreSession, check_engine, check_rung, find_parted_layer, measure_parity
+from edgetl.metrics import compare_paired
+from edgetl.pipeline.artifacts import run_core, tolerance
+from edgetl.pipeline.plan import Plan
+from edgetl.records import FloatArray, ImageArray, Progress
+from edgetl.runtime import Predictor, Session, open_session
+
+__all__ = ["LOOKED_AT", "prove_bundle", "prove_float", "prove_quantized"]
+
+# Photos that the first layer to part is found by.
+LOOKED_AT = 2
+# Share of a layer's largest value by which engines that round integers in ways of their own may part.
+ROUNDED = 0.25
+# Photos that a finished bundle answers before it takes its place.
+BUNDLE_PHOTOS = 16
+
+
+def prove_float(plan: Plan, name: Literal["faced", "artifact"], session: Session, logits: FloatArray) -> Rung:
+    """Return the rung of a float artifact, given its logits for the parity photos.
+
+    Raises:
+        ParityError: it computes something else than the trained network; names the first layer that parts.
+    """
+    artifact = session.artifact
+    limit = tolerance(artifact)
+    rung = Rung(
+        name=name,
+        answered_by=f"fp32 on {artifact.engine}, {artifact.execution.device}",
+        against="the trained network",
+        parity=measure_parity(plan.expected, logits),
+    )
+    return check_rung(rung, limit, partial(_parted_layer, plan, artifact, limit))
+
+
+def prove_quantized(
+    plan: Plan, artifact: Artifact, answered_by: Artifact, logits: FloatArray, progress: Progress
+) -> tuple[Rung, ...]:
+    """Return the rungs of an artifact below float32: its graph as ONNX defines it against float, then the engine
+    against that, where the engine is here.
+
+    Args:
+        plan: whose quantizing stage is done.
+        artifact: as the target runs it.
+        answered_by: what answered for it here.
+        logits: its answers for the parity photos.
+        progress: counts them.
+
+    Raises:
+        ParityError: the engine does not compute the graph; names the first layer that parts.
+    """
+    precision, limit = artifact.precision, tolerance(artifact)
+    exact, rows = logits, plan.rows_of(plan.parity_photos)
+    runs_here = answered_by.engine == artifact.engine
+    if runs_here:
+        graph = {"exact": CoreSession(plan.core_of(precision).read_bytes())}
+        what = f"answering in {precision}, as ONNX defines it"
+        exact = answer_all(graph, plan.read_kept(rows), len(rows), what, progress)["exact"]
+    quantized = Rung(
+        name="quantized",
+        answered_by=f"{precision} as ONNX defines it",
+        against="fp32",
+        parity=measure_parity(plan.floats[rows], exact, limit),
+    )
+    if not runs_here:
+        return (quantized,)
+    rung = Rung(
+        name="artifact",
+        answered_by=f"{precision} on {answered_by.engine}, {answered_by.execution.device}",
+        against=quantized.answered_by,
+        parity=measure_parity(exact, logits, limit),
+    )
+    drop = compare_paired(exact.argmax(axis=1), logits.argmax(axis=1), labels_of(plan.parity_photos))
+    find_layer = partial(_parted_layer, plan, answered_by, ROUNDED)
+    return quantized, check_engine(rung, limit, drop, plan.target.budget.accuracy_drop_points, find_layer)
+
+
+def prove_bundle(plan: Plan, bundle: Bundle) -> None:
+    """Return if a finished bundle answers from photo files, by the names of its labels, as its parts did.
+
+    Args:
+        plan: whose stages are all done.
+        bundle: in the folder where it is written; what it answers through may stand in for an engine not here.
+
+    Raises:
+        ParityError: another pixel, another answer or another label's name.
+    """
+    photos = plan.parity_photos[:BUNDLE_PHOTOS]
+    rows = plan.rows_of(photos)
+    with closing(open_session(bundle, fallback=True)) as session:
+        heard = _Heard(session)
+        predictor = Predictor(bundle, heard)
+        said = [predictor.predict(plan.usable.path_of(photo), top=1).label for photo in photos]
+        expected = plan.held_logits[session.artifact.precision][rows]
+    pixels = np.concatenate(list(plan.read_kept(rows))).astype(np.int16)
+    off = int(np.abs(pixels - np.concatenate(heard.images)).max())
+    logits = np.concatenate(heard.logits)
+    parity = measure_parity(expected, logits)
+    named = [plan.usable.labels[best] for best in logits.argmax(axis=1)]
+    wrong = [f"{one} for {right}" for one, right in zip(said, named, strict=True) if one != right]
+    faults = {
+        f"it fits photos otherwise than training did: a pixel differs by {off} levels": off > 0,
+        f"its answers have a relative error of {parity.max_relative_error:.2g}": parity.max_relative_error > 1e-3,
+        f"it says {', '.join(dict.fromkeys(wrong))}": bool(wrong),
+    }
+    if any(faults.values()):
+        found = "; ".join(fault for fault, there in faults.items() if there)
+        raise ParityError(
+            f"rung 'bundle': the bundle computes something else than its parts, on {len(photos)} photos: {found}. "
+            "No bundle was written"
+        )
+
+
+class _Heard:
+    """A session that keeps what it reads and answers."""
+
+    def __init__(self, session: Session) -> None:
+        self.artifact, self.degraded = session.artifact, session.degraded
+        self.images: list[ImageArray] = []
+        self.logits: list[FloatArray] = []
+        self._session = session
+
+    def run(self, images: ImageArray) -> FloatArray:
+        """Return the session's logits."""
+        self.images.append(images)
+        self.logits.append(self._session.run(images))
+        return self.logits[-1]
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
+
+
+def _parted_layer(plan: Plan, artifact: Artifact, limit: float) -> str:
+    """Return the first layer of an artifact's core graph that the engine which answered computes otherwise."""
+    (images,) = plan.read_kept(plan.rows_of(plan.parity_photos[:LOOKED_AT]))
+    core = plan.core_of(artifact.precision).read_bytes()
+    return find_parted_layer(core, images, partial(run_core, like=artifact), limit)
