@@ -19,13 +19,14 @@ class CalibrationRecipe(Record):
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str
-    method: Literal["minmax", "entropy", "percentile"]
+    method: Literal["minmax", "moving-average", "entropy", "percentile"]
     images: int = Field(ge=1, le=100_000)
     select: Literal["balanced", "random"] = "balanced"
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
         default=False, description="7-bit weights: exact, and the same, on CPUs without VNNI too"
     )
+    bias_correction: bool = Field(default=False, description="mend the mean that rounded weights shift")
     seed: int = 0
 
 

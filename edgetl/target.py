@@ -75,6 +75,11 @@ class EngineProfile(Execution):
 
     name: Literal["onnxruntime", "openvino", "tensorrt"]
     precisions: tuple[Precision, ...] = Field(min_length=1, description="in order of preference")
+    recipes: tuple[str, ...] = Field(
+        default=("minmax", "percentile", "entropy"),
+        min_length=1,
+        description="calibration recipes to try, each where the ones before lose too much",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> EngineProfile:

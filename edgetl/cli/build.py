@@ -39,7 +39,9 @@ def build(
     ] = None,
     image_size: Annotated[int | None, Option(help="Photo side in pixels.")] = None,
     fit: Annotated[str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad.")] = None,
-    recipe: Annotated[str | None, Option(help="Calibration recipe: a name or a TOML file.")] = None,
+    recipe: Annotated[
+        str | None, Option(help="The calibration recipe, a name or a TOML file; else those of the target are tried.")
+    ] = None,
     precision: Annotated[
         str | None, Option(help="Ship this precision, whatever it costs; the report says what.")
     ] = None,
@@ -172,6 +174,10 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         )
     for precision, first in judged.not_tried.items():
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
+    for one in report.tried:
+        if len(report.tried) > 1:
+            left = f", in float: {', '.join(one.float_layers)}" if one.float_layers else ""
+            out.print(f"tried      recipe {one.recipe}{left}: {one.reason}")
     out.print(f"{judged.verdict.reason}.")
     if judged.measured[0].latency:
         machine = judged.machine

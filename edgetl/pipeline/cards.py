@@ -134,9 +134,16 @@ def _calibrated(report: BuildReport) -> str:
     if made is None:
         return ""
     remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
+    left = f" Left in float, for they lose most: {', '.join(report.float_layers)}." if report.float_layers else ""
+    ships = (made.recipe, report.float_layers)
+    others = [each for each in report.tried if (each.recipe, each.float_layers) != ships]
+    tried = "".join(
+        f"\n  - Tried too: recipe `{each.recipe}`, {len(each.float_layers)} layers in float: {each.reason}."
+        for each in others
+    )
     return (
         f"- Ranges for quantization: recipe `{made.recipe}` on {len(made.photos)} training photos, named in "
-        f"`report.json`.{remarks}\n"
+        f"`report.json`.{remarks}{left}{tried}\n"
     )
 
 

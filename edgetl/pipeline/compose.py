@@ -17,9 +17,20 @@ from edgetl.finetune import ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, tolerance
 from edgetl.pipeline.cards import model_card, on_device
 from edgetl.pipeline.plan import Plan
-from edgetl.pipeline.results import BuildReport, Calibrated, CompiledStage, Exported, Frozen, Judged, Seconds, Tuned
+from edgetl.pipeline.results import (
+    BuildReport,
+    Calibrated,
+    CompiledStage,
+    Exported,
+    Frozen,
+    Judged,
+    Seconds,
+    Tried,
+    Tuned,
+)
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import write_record
+from edgetl.pipeline.variants import judged_of
 from edgetl.runtime import PLANNED, expect, write_golden
 
 __all__ = ["compose"]
@@ -30,16 +41,17 @@ TOOLCHAIN = (
 )  # fmt: skip
 
 
-def compose(plan: Plan, folder: Path, started: float) -> Manifest:
+def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> Manifest:
     """Return the manifest, after writing every other file of the bundle into `folder`.
 
     Args:
-        plan: whose stages are all done.
+        plan: what ships; its stages are all done.
+        tried: every plan that was judged, in order.
         folder: the bundle being written.
         started: when the build began, by `time.perf_counter`.
     """
     settings, how = plan.settings, plan.exported.read("exported", Exported)
-    judged = plan.judged.read("judged", Judged)
+    judged = judged_of(plan)
     shipped = judged.verdict.precision
     artifacts = tuple(
         copy_artifact(plan.compiled.folder, artifact, folder, stem) for artifact, stem in _shipped(plan, judged)
@@ -69,6 +81,8 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         refused_exports=how.refused,
         calibration=calibrated.calibration if calibrated else None,
         accuracy=accuracy,
+        tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
+        float_layers=plan.float_layers,
         judged=judged,
         seconds=Seconds(frozen=frozen.seconds, tune=tuned.seconds, total=time.perf_counter() - started),
         seed=settings.seed,
@@ -95,6 +109,16 @@ def compose(plan: Plan, folder: Path, started: float) -> Manifest:
         ladder=judged.ladder,
         toolchain=versions_of(TOOLCHAIN),
         files={},
+    )
+
+
+def _as_tried(plan: Plan) -> Tried:
+    judged = judged_of(plan)
+    return Tried(
+        recipe=plan.recipe.name,
+        float_layers=plan.float_layers,
+        reason=judged.verdict.reason,
+        drops={each.precision: each.held_out_drop for each in judged.measured if each.precision != "fp32"},
     )
 
 

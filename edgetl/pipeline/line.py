@@ -13,9 +13,12 @@ from edgetl.data import Check
 from edgetl.errors import BundleError
 from edgetl.pipeline.compose import compose
 from edgetl.pipeline.ladder import prove_bundle
-from edgetl.pipeline.plan import Plan, make_plans
+from edgetl.pipeline.plan import Plan
+from edgetl.pipeline.prepare import make_plans
 from edgetl.pipeline.settings import BuildSettings
+from edgetl.pipeline.stages import Stage
 from edgetl.pipeline.steps import STEPS
+from edgetl.pipeline.variants import choose, judged_of, variants
 from edgetl.records import Progress, Quiet
 
 __all__ = ["build", "build_each"]
@@ -73,16 +76,31 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
     if not force and (ready := _ready(plan.bundle.key, settings)):
         progress.say(f"{settings.out} is up to date")
         return ready
-    for stage in plan.stages:
-        again = force and stage.folder not in anew
-        begun, found = time.perf_counter(), stage.done and not again
-        stage.make(partial(STEPS[stage.name], plan, progress), anew=again)
-        anew.add(stage.folder)
-        progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
-        if stage is plan.check:
-            plan.refuse_bad()
-            _tell(plan, progress)
-    return write_bundle(settings.out, lambda folder: compose(plan, folder, started), partial(prove_bundle, plan))
+    tried: list[Plan] = []
+    for variant in variants(plan, progress):
+        if tried:
+            left = f", {len(variant.float_layers)} layers in float" if variant.float_layers else ""
+            progress.say(f"{judged_of(tried[-1]).verdict.reason}. Next: recipe {variant.recipe.name}{left}")
+        tried.append(variant)
+        for stage in variant.stages:
+            if len(tried) == 1 or stage not in tried[-2].stages:
+                _make(variant, stage, progress, force, anew)
+    chosen = choose(tried)
+    return write_bundle(
+        settings.out, lambda folder: compose(chosen, tried, folder, started), partial(prove_bundle, chosen)
+    )
+
+
+def _make(plan: Plan, stage: Stage, progress: Progress, force: bool, anew: set[Path]) -> None:
+    """Make a stage where it is not there, or is not in `anew` and is forced."""
+    again = force and stage.folder not in anew
+    begun, found = time.perf_counter(), stage.done and not again
+    stage.make(partial(STEPS[stage.name], plan, progress), anew=again)
+    anew.add(stage.folder)
+    progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
+    if stage is plan.check:
+        plan.refuse_bad()
+        _tell(plan, progress)
 
 
 def _tell(plan: Plan, progress: Progress) -> None:

@@ -1,32 +1,30 @@
-"""Plans a build: reads what was asked for, and names each stage by the hash of all that its output depends on."""
+"""A build before it runs: what was asked, what was found, and each stage by the hash of all that it depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from edgetl.backbones import Backbone, WeightsChoice, choose_weights, load_backbone
-from edgetl.bench import describe_machine, versions_of
-from edgetl.bundle import Artifact, check_output
+from edgetl.backbones import Backbone, WeightsChoice, load_backbone
+from edgetl.bundle import Artifact
 from edgetl.compile import ModelInfo
-from edgetl.data import Check, Dataset, Item, balanced, hold_out, read_dataset, usable_photos
-from edgetl.errors import DataError, MissingError, SettingsError
-from edgetl.finetune import TuneSettings, ViewChoice, Workbench, pick_device
+from edgetl.data import Check, Dataset, Item, balanced, hold_out, usable_photos
+from edgetl.errors import DataError
+from edgetl.finetune import TuneSettings, ViewChoice, Workbench
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
-from edgetl.recipe import CalibrationRecipe, load_recipe
+from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Precision, Preprocess, Progress
 from edgetl.runtime import devices_of, paint_border
-from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile, load_target
+from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile
 
-__all__ = ["BATCH", "EXPECTED", "LOGITS", "PHOTOS", "REFERENCE", "Plan", "make_plan", "make_plans"]
+__all__ = ["BATCH", "EXPECTED", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan"]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
@@ -43,17 +41,24 @@ PARITY_PHOTOS = 128
 # The head's is five times as high: it is new.
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Code of the line itself that decides what goes into a stage and what it leaves.
-LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/results", "pipeline/steps")
+LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/prepare", "pipeline/results", "pipeline/steps")
 MEASURING = ("bench/accuracy", "pipeline/ladder", "pipeline/measure")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A build before it runs: what was asked, what was found, and its stages in order."""
+    """A build before it runs: what was asked, what was found, and its stages in order.
+
+    `recipes` are those that may be tried, cheap first; this plan quantizes by `recipe`, and leaves `float_layers`,
+    nodes of the core graph, as they are. `engines` are the versions of what compiles and quantizes.
+    """
 
     settings: BuildSettings
     target: TargetProfile
+    recipes: tuple[CalibrationRecipe, ...]
     recipe: CalibrationRecipe
+    float_layers: tuple[str, ...]
+    engines: dict[str, str]
     dataset: Dataset
     weights: WeightsChoice
     device: torch.device
@@ -64,12 +69,6 @@ class Plan:
     tuned: Stage
     exported: Stage
     reference: Stage
-    calibrated: Stage
-    quantized: Stage
-    compiled: Stage
-    answered: Stage
-    judged: Stage
-    bundle: Stage
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -83,6 +82,47 @@ class Plan:
             idle += [self.quantized, self.answered]
         return tuple(stage for stage in every if stage not in idle)
 
+    def vary(self, recipe: CalibrationRecipe, float_layers: tuple[str, ...] = ()) -> Plan:
+        """Return the plan that quantizes by another recipe, or leaves layers in float: it shares all up to there."""
+        return replace(self, recipe=recipe, float_layers=float_layers)
+
+    @cached_property
+    def calibrated(self) -> Stage:
+        """The stage that finds the ranges of activations."""
+        return Stage.of("calibrated", ("quantize",), self.exported, self.recipe.model_dump())
+
+    @cached_property
+    def quantized(self) -> Stage:
+        """The stage that makes the graphs below float32."""
+        modelopt = self.engines.get("nvidia-modelopt")
+        return Stage.of("quantized", (), self.calibrated, modelopt, self.lower_precisions, self.float_layers)
+
+    @cached_property
+    def compiled(self) -> Stage:
+        """The stage that gives every graph the form of the target's engine."""
+        engine, lower = self.target.engine, self.quantized if self.lower_precisions else None
+        return Stage.of(
+            "compiled", (), self.reference, lower, engine.name, engine.device, self.engines, devices_of(engine.name)
+        )
+
+    @cached_property
+    def answered(self) -> Stage:
+        """The stage in which the graphs below float32 answer for the held-out photos."""
+        return Stage.of("answered", (), self.compiled)
+
+    @cached_property
+    def judged(self) -> Stage:
+        """The stage that decides what ships."""
+        return Stage.of(
+            "judged", ("quantize", "bench"), self.answered, self.target.model_dump(), self.settings.strict_budget
+        )
+
+    @cached_property
+    def bundle(self) -> Stage:
+        """What the bundle depends on, whichever of the recipes it comes from."""
+        tried = [recipe.model_dump() for recipe in self.recipes]
+        return Stage.of("bundle", ("pipeline",), self.vary(self.recipes[0]).judged, tried, self.settings.golden)
+
     @property
     def calibrates(self) -> bool:
         """Whether a precision of the target's is quantized by the ranges of activations."""
@@ -91,7 +131,7 @@ class Plan:
     @property
     def lower_precisions(self) -> tuple[Precision, ...]:
         """The precisions that the target allows below float32."""
-        return lower_precisions(self.target)
+        return tuple(each for each in self.target.engine.precisions if each != "fp32")
 
     @property
     def standbys(self) -> dict[Precision, Precision]:
@@ -237,101 +277,3 @@ class Plan:
     def photo(self) -> Preprocess:
         """The preprocessing that training uses, once the view stage is done: no border yet."""
         return self.backbone.preprocess.model_copy(update={"fit": self.view.read("view", ViewChoice).fit})
-
-
-def make_plan(settings: BuildSettings, progress: Progress) -> Plan:
-    """Return the plan of a build: the photos are listed and hashed, nothing else is done; raises as `make_plans`."""
-    return make_plans([settings], progress)[0]
-
-
-def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan]:
-    """Return the plans of builds that differ in `target` and `out` only: the photos are listed and hashed once.
-
-    Raises:
-        EdgetlError: what was asked for does not exist, is not here, or cannot be used.
-    """
-    first = builds[0]
-    targets = [_load_target(settings) for settings in builds]
-    asked: dict[str, str] = {}
-    for settings, target in zip(builds, targets, strict=True):
-        if target.name in asked:
-            raise SettingsError(f"--target {asked[target.name]} and {settings.target} are both {target.name}")
-        asked[target.name] = settings.target
-    recipe = load_recipe(first.recipe)
-    weights = choose_weights(first.backbone, first.weights, first.seed)
-    device = pick_device(first.device)
-    dataset = read_dataset(first.data, first.seed, progress)
-    return [
-        _make_plan(settings, target, recipe, weights, device, dataset)
-        for settings, target in zip(builds, targets, strict=True)
-    ]
-
-
-def _load_target(settings: BuildSettings) -> TargetProfile:
-    """Return a build's target, after a look at whether its bundle can be made and written."""
-    check_output(settings.out)
-    target = load_target(settings.target)
-    allowed = target.engine.precisions
-    if settings.precision is not None:
-        if settings.precision not in allowed:
-            raise SettingsError(
-                f"--precision {settings.precision} cannot be built for {target.name}, which allows {', '.join(allowed)}"
-            )
-        forced = target.engine.model_copy(update={"precisions": (settings.precision,)})
-        target = target.model_copy(update={"engine": forced})
-    kind = ENGINE_KINDS[target.engine.name]
-    if find_spec(kind.build_module) is None:  # said before hours of training
-        raise MissingError(
-            f"{kind.build_module} is needed to build for {target.name} and is not installed. "
-            f"Run: pip install 'edgetl[{kind.build_extra}]'"
-        )
-    if settings.out.resolve().is_relative_to(Path(settings.data).resolve()):
-        raise SettingsError(
-            f"--out {settings.out} lies inside --data {settings.data}: its photos would be taken for yours the next "
-            "time. Choose an --out beside it"
-        )
-    return target
-
-
-def _make_plan(
-    settings: BuildSettings,
-    target: TargetProfile,
-    recipe: CalibrationRecipe,
-    weights: WeightsChoice,
-    device: torch.device,
-    dataset: Dataset,
-) -> Plan:
-    engine = target.engine
-    readers = versions_of(("numpy", "Pillow"))
-    trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
-    tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
-    engines = versions_of(("onnx", "onnxruntime", engine.name))
-    quantizers = versions_of(("nvidia-modelopt",)) if engine.name == "tensorrt" else {}
-    check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
-    view = Stage.of(
-        "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
-        settings.backbone, weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
-    )  # fmt: skip
-    decoded = Stage.of("decoded", (), view)
-    frozen = Stage.of("frozen", (), view)
-    tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
-    exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
-    machine = describe_machine().model_dump(exclude={"load_1min", "date"})
-    reference = Stage.of("reference", (), exported, machine)
-    calibrated = Stage.of("calibrated", ("quantize",), exported, recipe.model_dump())
-    quantized = Stage.of("quantized", (), calibrated, quantizers, lower_precisions(target))
-    lower = quantized if lower_precisions(target) else None
-    compiled = Stage.of("compiled", (), reference, lower, engine.name, engine.device, engines, devices_of(engine.name))
-    answered = Stage.of("answered", (), compiled)
-    judged = Stage.of("judged", ("quantize", "bench"), answered, target.model_dump(), settings.strict_budget)
-    bundle = Stage.of("bundle", ("pipeline",), judged, settings.golden)
-    return Plan(
-        settings=settings, target=target, recipe=recipe, dataset=dataset, weights=weights, device=device, check=check,
-        view=view, decoded=decoded, frozen=frozen, tuned=tuned, exported=exported, reference=reference,
-        calibrated=calibrated, quantized=quantized, compiled=compiled, answered=answered, judged=judged, bundle=bundle,
-    )  # fmt: skip
-
-
-def lower_precisions(target: TargetProfile) -> tuple[Precision, ...]:
-    """Return the precisions that a target allows below float32, in its order."""
-    return tuple(each for each in target.engine.precisions if each != "fp32")

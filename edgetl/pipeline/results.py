@@ -10,7 +10,7 @@ from edgetl.data import Check
 from edgetl.finetune import History, ViewChoice
 from edgetl.metrics import Drop
 from edgetl.pipeline.damage import Damage
-from edgetl.quantize import Ranges, Verdict
+from edgetl.quantize import Statistics, Verdict
 from edgetl.records import Latency, Precision, Preprocess, Record
 
 __all__ = [
@@ -23,9 +23,11 @@ __all__ = [
     "Frozen",
     "Judged",
     "Measured",
+    "Ranked",
     "Reference",
     "Seconds",
     "Summary",
+    "Tried",
     "Tuned",
     "Unseen",
 ]
@@ -76,10 +78,16 @@ class Calibration(Record):
 
 
 class Calibrated(Record):
-    """The calibration stage: what was looked at, and the range of each activation by its name."""
+    """The calibration stage: what was looked at, and what was seen of each activation."""
 
     calibration: Calibration
-    ranges: Ranges
+    statistics: Statistics
+
+
+class Ranked(Record):
+    """How much signal is left of the logits, in decibels, where one layer alone is quantized, worst first."""
+
+    decibels: dict[str, float]
 
 
 class CompiledStage(Record):
@@ -178,6 +186,15 @@ class Judged(Record):
         return unseen
 
 
+class Tried(Record):
+    """A way to quantize that was judged: its recipe, the layers left in float, and what was said of it."""
+
+    recipe: str
+    float_layers: tuple[str, ...]
+    reason: str
+    drops: dict[Precision, Drop]
+
+
 class Seconds(Record):
     """How long the stages took when they were made, and how long the last build took with what it found done."""
 
@@ -191,7 +208,8 @@ class BuildReport(Record):
 
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
     precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
-    chosen by.
+    chosen by. `tried` are the ways to quantize in their order, those of which what ships included; `float_layers` are
+    nodes that were left in float there.
     """
 
     backbone: str
@@ -207,6 +225,8 @@ class BuildReport(Record):
     refused_exports: tuple[str, ...]
     calibration: Calibration | None
     accuracy: Accuracies
+    tried: tuple[Tried, ...]
+    float_layers: tuple[str, ...]
     judged: Judged
     seconds: Seconds
     seed: int

@@ -32,7 +32,7 @@ class BuildSettings(Record):
     )
     image_size: int | None = Field(default=None, ge=16, le=2048, description="photo side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"
-    recipe: str = "minmax"
+    recipe: str | None = Field(default=None, description="the only one to try; None for those of the target")
     precision: Precision | None = Field(
         default=None, description="ships whatever it costs; None lets the target choose"
     )

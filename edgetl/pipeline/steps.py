@@ -47,7 +47,7 @@ from edgetl.pipeline.measure import answer, answered, judged, reference
 from edgetl.pipeline.plan import BATCH, EXPECTED, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import calibrate, quantize_for, remarks_on, select_items
+from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on, select_items
 from edgetl.records import Precision, Preprocess, Progress
 
 __all__ = ["STEPS"]
@@ -125,11 +125,11 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
             graph = export_graph(classifier, plan.photo, exporter)
             core = graph.model.SerializeToString(deterministic=True)
             batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
-            what = f"proving the graph of torch's {exporter} exporter"
+            what = f"proving torch's {exporter} graph"
             logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
             rung = Rung(
                 name="core",
-                answered_by=f"the graph of torch's {exporter} exporter",
+                answered_by=f"torch's {exporter} graph",
                 against="the trained network",
                 parity=measure_parity(expected, logits),
             )
@@ -155,19 +155,22 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     batches = progress.track(
         image_batches(plan.usable, items, plan.faced, BATCH), "calibrating, batches", -(-len(items) // BATCH)
     )
-    ranges = calibrate(onnx.load(plan.core), batches, plan.recipe)
+    statistics = calibrate(onnx.load(plan.core), batches, plan.recipe)
     photos = {item.path.as_posix(): item.sha256 for item in items}
     digest = hashlib.sha256("".join(f"{each}\n" for each in photos.values()).encode()).hexdigest()
     calibration = Calibration(recipe=plan.recipe.name, photos=photos, sha256=digest, remarks=remarks)
-    write_record(folder, "calibrated", Calibrated(calibration=calibration, ranges=ranges))
+    write_record(folder, "calibrated", Calibrated(calibration=calibration, statistics=statistics))
 
 
 def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     """Make the core graphs of the precisions below float32, in the way that the target's engine takes."""
     core = onnx.load(plan.core)
-    ranges = plan.calibrated.read("calibrated", Calibrated).ranges if plan.calibrates else {}
+    nothing = Statistics(ranges={}, means={})
+    statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
     images = next(image_batches(plan.usable, _calibration_items(plan)[:SAMPLE], plan.faced, SAMPLE))
-    graphs = quantize_for(plan.target.engine.name, core, ranges, images, plan.recipe, plan.lower_precisions)
+    graphs = quantize_for(
+        plan.target.engine.name, core, statistics, images, plan.recipe, plan.lower_precisions, plan.float_layers
+    )
     for precision, graph in graphs.items():
         write_file(folder / f"{precision}.onnx", graph.SerializeToString(deterministic=True))
 

@@ -2,17 +2,19 @@
 
 from edgetl.quantize.by_engine import quantize_for
 from edgetl.quantize.decide import Candidate, Verdict, decide, is_inside
-from edgetl.quantize.ranges import Ranges, calibrate
+from edgetl.quantize.ranges import Statistics, calibrate
 from edgetl.quantize.select import remarks_on, select_items
+from edgetl.quantize.sensitivity import rank_layers
 
 __all__ = [
     "Candidate",
-    "Ranges",
+    "Statistics",
     "Verdict",
     "calibrate",
     "decide",
     "is_inside",
     "quantize_for",
+    "rank_layers",
     "remarks_on",
     "select_items",
 ]

@@ -8,7 +8,7 @@ import onnx
 
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_onnxruntime import quantize_graph
-from edgetl.quantize.ranges import Ranges
+from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray, Precision
 
@@ -18,25 +18,27 @@ __all__ = ["quantize_for"]
 def quantize_for(
     engine: str,
     model: onnx.ModelProto,
-    ranges: Ranges,
+    statistics: Statistics,
     images: ImageArray,
     recipe: CalibrationRecipe,
     precisions: Sequence[Precision],
+    float_layers: Sequence[str] = (),
 ) -> dict[Precision, onnx.ModelProto]:
     """Return the core graphs of these precisions, `fp32` not among them, for an engine.
 
     Args:
         engine: its name.
         model: the float core graph.
-        ranges: of its activations, as `calibrate` finds them.
+        statistics: of its activations, as `calibrate` finds them.
         images: some of those that it was calibrated with, uint8 of shape (images, height, width, 3).
         recipe: how weights are quantized, where the engine leaves a choice.
         precisions: what to make.
+        float_layers: names of nodes that stay in float; none for TensorRT, which takes FP16 where INT8 loses too much.
 
     Raises:
         CalibrationError: an activation that is to be quantized has no range.
         MissingError: what quantizing for it needs is not installed.
     """
     if engine == "tensorrt":
-        return type_graph(model, ranges, images, precisions)
-    return {"int8": quantize_graph(model, ranges, recipe)}
+        return type_graph(model, statistics, images, recipe, precisions)
+    return {"int8": quantize_graph(model, statistics, recipe, float_layers)}

@@ -20,8 +20,10 @@ from onnxruntime.quantization import CalibrationDataReader
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError, missing_library
+from edgetl.quantize.bias import correct_biases
 from edgetl.quantize.quiet import quiet_tools
-from edgetl.quantize.ranges import Ranges
+from edgetl.quantize.ranges import Ranges, Statistics
+from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Precision
 
 __all__ = ["type_graph"]
@@ -37,15 +39,20 @@ LEAST_SCALE = 2.0**-24
 
 
 def type_graph(
-    model: onnx.ModelProto, ranges: Ranges, images: ImageArray, precisions: Sequence[Precision]
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    images: ImageArray,
+    recipe: CalibrationRecipe,
+    precisions: Sequence[Precision],
 ) -> dict[Precision, onnx.ModelProto]:
     """Return the typed graphs of a float core graph, by precision; their inputs and outputs stay float32.
 
     Args:
         model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
-        ranges: of its activations, as `calibrate` finds them.
+        statistics: of its activations, as `calibrate` finds them.
         images: some of those that it was calibrated with, uint8 of shape (images, height, width, 3): ModelOpt looks at
             the shapes that they give, and for what is too large for float16.
+        recipe: whether biases are corrected.
         precisions: of `int8` (the rest in float32), `int8+fp16` and `fp16`.
 
     Raises:
@@ -61,7 +68,9 @@ def type_graph(
         try:
             if {"int8", "int8+fp16"} & set(precisions):
                 typed["int8"] = _place_pairs(source, whole, feed)
-                _set_scales(typed["int8"].graph, ranges)
+                _set_scales(typed["int8"].graph, statistics.ranges)
+                if recipe.bias_correction:
+                    correct_biases(model, typed["int8"], statistics.means)
                 onnx.save(typed["int8"], whole)
             if "int8+fp16" in precisions:
                 typed["int8+fp16"] = _in_float16(whole, photos)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -9,8 +11,9 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from edgetl.quantize.bias import correct_biases
 from edgetl.quantize.quiet import quiet_tools
-from edgetl.quantize.ranges import Ranges
+from edgetl.quantize.ranges import Ranges, Statistics
 from edgetl.recipe import CalibrationRecipe
 
 __all__ = ["quantize_graph"]
@@ -19,7 +22,13 @@ __all__ = ["quantize_graph"]
 SHARED_RANGE = 0.25
 
 
-def quantize_graph(model: onnx.ModelProto, ranges: Ranges, recipe: CalibrationRecipe) -> onnx.ModelProto:
+def quantize_graph(
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    recipe: CalibrationRecipe,
+    float_layers: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> onnx.ModelProto:
     """Return the INT8 graph of a float core graph; its input and output stay float32.
 
     The input keeps scale 1/255 and zero point 0, so that a photo's bytes are the first quantized activation as they
@@ -27,11 +36,13 @@ def quantize_graph(model: onnx.ModelProto, ranges: Ranges, recipe: CalibrationRe
 
     Args:
         model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
-        ranges: of its activations, as `calibrate` finds them.
+        statistics: of its activations, as `calibrate` finds them.
         recipe: how weights are quantized.
+        float_layers: names of nodes that stay in float.
+        only: names of the nodes to quantize; all where none is named.
     """
     image = model.graph.input[0].name
-    shared = _share_ranges(model.graph, ranges)
+    shared = _share_ranges(model.graph, statistics.ranges)
     quantizer = QDQQuantizer(
         onnx.ModelProto.FromString(model.SerializeToString()),
         per_channel=recipe.per_channel,
@@ -39,8 +50,8 @@ def quantize_graph(model: onnx.ModelProto, ranges: Ranges, recipe: CalibrationRe
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=_as_tensors_data(shared),
-        nodes_to_quantize=[],
-        nodes_to_exclude=_head_of(model.graph),
+        nodes_to_quantize=list(only),
+        nodes_to_exclude=[*_head_of(model.graph), *float_layers],
         op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
         extra_options={"TensorQuantOverrides": {image: [{"rmin": np.float32(0), "rmax": np.float32(1)}]}},
     )
@@ -48,6 +59,8 @@ def quantize_graph(model: onnx.ModelProto, ranges: Ranges, recipe: CalibrationRe
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
+    if recipe.bias_correction:
+        correct_biases(model, quantized, statistics.means)
     del quantized.graph.value_info[:], quantized.metadata_props[:]
     return quantized
 

@@ -22,11 +22,12 @@ class Candidate:
 
 
 class Verdict(Record):
-    """Which precision ships, and why, in one sentence; what it loses against float on the held-out photos, and how much
-    faster it is, None where that was not measured."""
+    """Which precision ships, and why, in one sentence; which were refused because they lose more than the budget; what
+    it loses against float on the held-out photos, and how much faster it is, None where that was not measured."""
 
     precision: Precision
     reason: str
+    outside: tuple[Precision, ...]
     drop: Drop
     speed_up: SpeedUp | None
 
@@ -52,16 +53,21 @@ def decide(
         strict: the worse end of the drop's interval must be inside the budget.
     """
     allowed, float_ = target.engine.precisions, candidates["fp32"].answers
+    refused: dict[Precision, str] = {}
     drops = {name: compare_paired(float_, each.answers, actual) for name, each in candidates.items()}
 
     def verdict(precision: Precision, reason: str) -> Verdict:
+        outside = (each for each in refused if not is_inside(drops[each], target.budget.accuracy_drop_points, strict))
         return Verdict(
-            precision=precision, reason=reason, drop=drops[precision], speed_up=candidates[precision].speed_up
+            precision=precision,
+            reason=reason,
+            outside=tuple(outside),
+            drop=drops[precision],
+            speed_up=candidates[precision].speed_up,
         )
 
     if allowed[0] == "fp32":
         return verdict("fp32", "float is all that is allowed" if len(allowed) == 1 else f"{target.name} prefers float")
-    refused: dict[Precision, str] = {}
     for precision in allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed:
         if precision in candidates:
             reason, good = _weigh(precision, drops[precision], candidates[precision].speed_up, target, strict)

@@ -135,7 +135,7 @@ def test_what_quantizes_as_an_earlier_precision_does_stands_behind_it(
 def test_what_is_missing_to_build_is_said_before_any_work(
     target: str, module: str, extra: str, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetl.pipeline.plan.find_spec", lambda name: None)
+    monkeypatch.setattr("edgetl.pipeline.prepare.find_spec", lambda name: None)
     message = rf"{module} is needed to build for [\w-]+ and is not installed\. Run: pip install 'edgetl\[{extra}\]'"
     with pytest.raises(MissingError, match=message):
         plan_of(target=target)

@@ -11,7 +11,7 @@ import pytest
 
 from edgetl.compile import compile_graph, in_float32
 from edgetl.errors import CalibrationError
-from edgetl.quantize import Ranges, calibrate
+from edgetl.quantize import Statistics, calibrate
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import load_recipe, recipe_names
@@ -20,17 +20,18 @@ from edgetl.records import FloatArray, ImageArray, Precision
 pytest.importorskip("modelopt", reason="ModelOpt is not installed here")
 
 ALL: tuple[Precision, ...] = ("int8+fp16", "int8", "fp16")
+MINMAX = load_recipe("minmax")
 IMAGES = np.random.default_rng(5).integers(0, 256, (24, 33, 33, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def ranges(tiny_core: Any) -> Ranges:
+def statistics(tiny_core: Any) -> Statistics:
     return calibrate(tiny_core, [IMAGES[:16], IMAGES[16:]], load_recipe("minmax"))
 
 
 @pytest.fixture(scope="module")
-def typed(tiny_core: Any, ranges: Ranges) -> dict[Precision, onnx.ModelProto]:
-    return type_graph(tiny_core, ranges, IMAGES[:8], ALL)
+def typed(tiny_core: Any, statistics: Statistics) -> dict[Precision, onnx.ModelProto]:
+    return type_graph(tiny_core, statistics, IMAGES[:8], MINMAX, ALL)
 
 
 def run(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
@@ -99,13 +100,13 @@ def activations(model: onnx.ModelProto) -> dict[str, list[float]]:
 
 
 def test_every_activation_has_the_scale_of_its_calibrated_range(
-    typed: dict[Precision, onnx.ModelProto], ranges: Ranges
+    typed: dict[Precision, onnx.ModelProto], statistics: Statistics
 ) -> None:
     scales = activations(typed["int8"])
     assert set(scales) > {"image"}
     assert scales["image"] == pytest.approx([1 / 127] * 2)
     for name, both in scales.items():
-        assert both == pytest.approx([max(map(abs, ranges[name])) / 127] * 2, rel=1e-6)
+        assert both == pytest.approx([max(map(abs, statistics.ranges[name])) / 127] * 2, rel=1e-6)
     halves = activations(typed["int8+fp16"])
     assert len(halves) == len(scales)
     assert sorted(halves.values()) == [pytest.approx(each, rel=1e-3) for each in sorted(scales.values())]
@@ -114,14 +115,16 @@ def test_every_activation_has_the_scale_of_its_calibrated_range(
 @pytest.mark.parametrize("method", recipe_names())
 def test_every_recipe_serves(tiny_core: Any, method: str) -> None:
     found = calibrate(tiny_core, [IMAGES], load_recipe(method))
-    graph = type_graph(tiny_core, found, IMAGES[:8], ("int8",))["int8"]
+    graph = type_graph(tiny_core, found, IMAGES[:8], load_recipe(method), ("int8",))["int8"]
     expected = run(tiny_core, IMAGES)
     assert np.abs(run(graph, IMAGES) - expected).max() <= 0.2 * np.abs(expected).max()
 
 
-def test_an_activation_that_is_always_zero_has_a_scale_that_float16_holds(tiny_core: Any, ranges: Ranges) -> None:
-    dead = dict.fromkeys(ranges, (0.0, 0.0))
-    for precision, graph in type_graph(tiny_core, dead, IMAGES[:8], ("int8+fp16", "int8")).items():
+def test_an_activation_that_is_always_zero_has_a_scale_that_float16_holds(
+    tiny_core: Any, statistics: Statistics
+) -> None:
+    dead = statistics.model_copy(update={"ranges": dict.fromkeys(statistics.ranges, (0.0, 0.0))})
+    for precision, graph in type_graph(tiny_core, dead, IMAGES[:8], MINMAX, ("int8+fp16", "int8")).items():
         compile_graph(graph.SerializeToString(), "tensorrt")
         assert {scale for both in activations(graph).values() for scale in both} == {2.0**-24}, precision
 
@@ -132,25 +135,25 @@ def test_a_layer_that_sees_what_is_too_large_for_float16_stays_in_float32(tiny_c
     kernel = next(each for each in large.graph.initializer if each.name == "kernel")
     kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * np.float32(3e5), "kernel"))
     found = calibrate(large, [IMAGES], load_recipe("minmax"))
-    assert max(abs(bound) for both in found.values() for bound in both) > 65504
-    typed = type_graph(large, found, IMAGES[:8], (precision,))[precision]
+    assert max(abs(bound) for both in found.ranges.values() for bound in both) > 65504
+    typed = type_graph(large, found, IMAGES[:8], MINMAX, (precision,))[precision]
     expected = run(large, IMAGES)
     assert np.abs(run(typed, IMAGES) - expected).max() <= 0.05 * np.abs(expected).max()
 
 
 def test_an_activation_without_a_range_is_an_error(tiny_core: Any) -> None:
     with pytest.raises(CalibrationError, match=r"ModelOpt quantizes image, .*whose range calibration did not find"):
-        type_graph(tiny_core, {}, IMAGES[:8], ("int8",))
+        type_graph(tiny_core, Statistics(ranges={}, means={}), IMAGES[:8], MINMAX, ("int8",))
 
 
 def test_what_quantized_concats_join_has_one_scale() -> None:
     model = joined()
     found = calibrate(model, [IMAGES], load_recipe("minmax"))
-    scales = activations(type_graph(model, found, IMAGES[:8], ("int8",))["int8"])
+    scales = activations(type_graph(model, found, IMAGES[:8], MINMAX, ("int8",))["int8"])
     names = ("left", "right", "both", "all")
     assert set(names) <= set(scales)
-    widest = max(max(map(abs, found[name])) for name in names) / 127
-    assert max(map(abs, found["left"])) / 127 < 0.9 * widest
+    widest = max(max(map(abs, found.ranges[name])) for name in names) / 127
+    assert max(map(abs, found.ranges["left"])) / 127 < 0.9 * widest
     assert [scales[name] for name in names] == [pytest.approx([widest] * len(scales[name])) for name in names]
 
 
@@ -204,14 +207,14 @@ def test_a_typed_graph_in_float32_answers_alike_and_has_no_float16(
     assert np.abs(run(plain, IMAGES) - expected).max() <= 0.01 * np.abs(expected).max()
 
 
-def test_only_what_is_asked_for_is_made(tiny_core: Any, ranges: Ranges) -> None:
-    assert list(type_graph(tiny_core, ranges, IMAGES[:8], ("fp16",))) == ["fp16"]
-    assert list(type_graph(tiny_core, ranges, IMAGES[:8], ("int8+fp16",))) == ["int8+fp16"]
+def test_only_what_is_asked_for_is_made(tiny_core: Any, statistics: Statistics) -> None:
+    assert list(type_graph(tiny_core, statistics, IMAGES[:8], MINMAX, ("fp16",))) == ["fp16"]
+    assert list(type_graph(tiny_core, statistics, IMAGES[:8], MINMAX, ("int8+fp16",))) == ["int8+fp16"]
 
 
-def test_onnx_runtimes_quantizer_is_left_as_it_was(tiny_core: Any, ranges: Ranges) -> None:
+def test_onnx_runtimes_quantizer_is_left_as_it_was(tiny_core: Any, statistics: Statistics) -> None:
     recipe = load_recipe("minmax")
-    before = quantize_graph(tiny_core, ranges, recipe).SerializeToString(deterministic=True)
-    type_graph(tiny_core, ranges, IMAGES[:8], ALL)
-    assert calibrate(tiny_core, [IMAGES[:16], IMAGES[16:]], recipe) == ranges
-    assert quantize_graph(tiny_core, ranges, recipe).SerializeToString(deterministic=True) == before
+    before = quantize_graph(tiny_core, statistics, recipe).SerializeToString(deterministic=True)
+    type_graph(tiny_core, statistics, IMAGES[:8], MINMAX, ALL)
+    assert calibrate(tiny_core, [IMAGES[:16], IMAGES[16:]], recipe) == statistics
+    assert quantize_graph(tiny_core, statistics, recipe).SerializeToString(deterministic=True) == before

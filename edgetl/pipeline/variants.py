@@ -1,0 +1,83 @@
+"""Says what to try next where what was quantized does not pay: another recipe, then layers that go back to float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+
+from edgetl.data import image_batches
+from edgetl.pipeline.plan import Plan
+from edgetl.pipeline.results import Calibrated, Judged, Ranked
+from edgetl.pipeline.stages import Stage, write_record
+from edgetl.quantize import rank_layers, select_items
+from edgetl.records import Progress
+
+__all__ = ["choose", "judged_of", "variants"]
+
+# So many of the layers that hurt most go back to float, try after try.
+GIVEN_BACK = (1, 2, 4, 8)
+# Training photos that layers are ranked on.
+RANKED_ON = 16
+
+
+def variants(plan: Plan, progress: Progress) -> Iterator[Plan]:
+    """Yield what to try, one plan after the other, as long as float is all that pays and quantizing otherwise may lose
+    less; each is judged before the next is asked for."""
+    yield plan
+    tried = [plan]
+    for recipe in plan.recipes[1:]:
+        if not _loses_too_much(tried[-1]):
+            return
+        tried.append(plan.vary(recipe))
+        yield tried[-1]
+    if not _loses_too_much(tried[-1]):
+        return
+    nearest = min(tried, key=_lost)
+    worst = _rank(nearest, progress)
+    for count in GIVEN_BACK:
+        if count > len(worst) // 2:
+            return
+        variant = nearest.vary(nearest.recipe, worst[:count])
+        yield variant
+        if not _loses_too_much(variant):
+            return
+
+
+def choose(tried: Sequence[Plan]) -> Plan:
+    """Return the plan that ships: the last where it pays, else the first, of which float ships."""
+    return tried[-1] if judged_of(tried[-1]).verdict.precision != "fp32" else tried[0]
+
+
+def judged_of(plan: Plan) -> Judged:
+    """Return what a plan came to, once it is judged."""
+    return plan.judged.read("judged", Judged)
+
+
+def _loses_too_much(plan: Plan) -> bool:
+    """Say whether float ships, and something was refused for what it loses: what is too slow is not helped by layers in
+    float, nor by other ranges."""
+    verdict = judged_of(plan).verdict
+    return verdict.precision == "fp32" and bool(verdict.outside)
+
+
+def _lost(plan: Plan) -> float:
+    """Return the points that the best of what was refused loses."""
+    judged = judged_of(plan)
+    return min(judged.of(each).held_out_drop.points for each in judged.verdict.outside)
+
+
+def _rank(plan: Plan, progress: Progress) -> tuple[str, ...]:
+    """Return the layers that quantization hurts most, worst first; ranked once for all builds that ask."""
+    stage = Stage.of("ranked", (), plan.calibrated)
+
+    def rank(folder: Path) -> None:
+        items = select_items(plan.parts[0], plan.recipe)[:RANKED_ON]
+        (images,) = image_batches(plan.usable, items, plan.faced, RANKED_ON)
+        statistics = plan.calibrated.read("calibrated", Calibrated).statistics
+        ranked = rank_layers(onnx.load(plan.core), statistics, plan.recipe, images, progress)
+        write_record(folder, "ranked", Ranked(decibels=ranked))
+
+    stage.make(rank)
+    return tuple(stage.read("ranked", Ranked).decibels)

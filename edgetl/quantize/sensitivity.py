@@ -1,0 +1,56 @@
+"""Finds the layers that quantization hurts most."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from edgetl.compile import feed_of
+from edgetl.quantize.by_onnxruntime import quantize_graph
+from edgetl.quantize.ranges import Statistics
+from edgetl.recipe import CalibrationRecipe
+from edgetl.records import FloatArray, ImageArray, Progress
+
+__all__ = ["rank_layers"]
+
+# Layers that multiply by weights: what the others lose, they pass on.
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+def rank_layers(
+    model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: ImageArray, progress: Progress
+) -> dict[str, float]:
+    """Return the signal-to-noise ratio of the logits, in decibels, with one layer quantized alone, by the layer's name,
+    worst first; layers whose quantization changes nothing are left out.
+
+    Args:
+        model: the core graph.
+        statistics: of its activations, as `calibrate` finds them.
+        recipe: how weights are quantized.
+        images: training photos, uint8 of shape (images, height, width, 3).
+        progress: counts the layers.
+    """
+    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED and node.name]
+    expected = _answer(model, images)
+    signal = _power(expected)
+    ratios = {}
+    for layer in progress.track(layers, "quantizing layers one by one", len(layers)):
+        noise = _power(_answer(quantize_graph(model, statistics, recipe, only=[layer]), images) - expected)
+        if noise:
+            ratios[layer] = 10 * math.log10(signal / noise) if signal else -math.inf
+    return dict(sorted(ratios.items(), key=lambda each: each[1]))
+
+
+def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    logits: FloatArray = session.run(None, feed_of(model, images))[0]
+    return logits
+
+
+def _power(values: FloatArray) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

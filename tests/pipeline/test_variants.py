@@ -1,0 +1,112 @@
+"""Tests of edgetl/pipeline/variants.py: what is tried where what was quantized loses too much."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgetl.bundle import Bundle
+from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, steps, variants
+from edgetl.pipeline.results import Judged
+from edgetl.records import Precision, Quiet
+
+WORST = tuple(f"layer{number}" for number in range(26))
+Tried = tuple[str, tuple[str, ...]]
+
+
+@pytest.fixture
+def plan(built: Bundle, settings: BuildSettings) -> Plan:
+    return make_plan(settings, Quiet())
+
+
+@pytest.fixture
+def try_all(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Tried], Plan]]:
+    """Return a function that walks the variants as if some way to quantize lost so many points, or were too slow: it
+    gives what was tried, and what ships."""
+
+    def try_all(lost: dict[Tried, float], too_slow: bool = False) -> tuple[list[Tried], Plan]:
+        first = plan.judged.read("judged", Judged)
+        (int8,) = (each for each in first.measured if each.precision == "int8")
+
+        def judge(variant: Plan) -> Judged:
+            points = lost.get((variant.recipe.name, variant.float_layers), 9.0)
+            outside: tuple[Precision, ...] = ("int8",) if points > 0.5 else ()
+            verdict = first.verdict.model_copy(
+                update={"outside": outside, "precision": "fp32" if outside or too_slow else "int8"}
+            )
+            drop = int8.held_out_drop.model_copy(update={"points": points})
+            measured = (first.measured[0], int8.model_copy(update={"held_out_drop": drop}))
+            return first.model_copy(update={"verdict": verdict, "measured": measured})
+
+        monkeypatch.setattr(variants, "judged_of", judge)
+        monkeypatch.setattr(variants, "_rank", lambda nearest, progress: WORST)
+        seen = list(variants.variants(plan, Quiet()))
+        return [(each.recipe.name, each.float_layers) for each in seen], variants.choose(seen)
+
+    return try_all
+
+
+def test_nothing_more_is_tried_where_the_first_recipe_pays(try_all: Callable[..., Any]) -> None:
+    tried, ships = try_all({("minmax", ()): 0.4})
+    assert tried == [("minmax", ())]
+    assert (ships.recipe.name, ships.float_layers) == ("minmax", ())
+
+
+def test_nothing_more_is_tried_where_int8_is_too_slow(try_all: Callable[..., Any]) -> None:
+    tried, _ = try_all({("minmax", ()): 0.0}, too_slow=True)
+    assert tried == [("minmax", ())]
+
+
+def test_the_next_recipe_is_tried_where_the_first_loses_too_much(try_all: Callable[..., Any]) -> None:
+    tried, ships = try_all({("percentile", ()): 0.5})
+    assert tried == [("minmax", ()), ("percentile", ())]
+    assert ships.recipe.name == "percentile"
+
+
+def test_the_worst_layers_of_the_best_recipe_go_back_to_float_until_it_pays(try_all: Callable[..., Any]) -> None:
+    tried, ships = try_all({("minmax", ()): 2.0, ("percentile", ()): 1.0, ("percentile", WORST[:4]): 0.0})
+    assert tried == [
+        ("minmax", ()), ("percentile", ()), ("entropy", ()),
+        ("percentile", WORST[:1]), ("percentile", WORST[:2]), ("percentile", WORST[:4]),
+    ]  # fmt: skip
+    assert (ships.recipe.name, ships.float_layers) == ("percentile", WORST[:4])
+
+
+def test_float_ships_as_first_judged_where_nothing_helps(try_all: Callable[..., Any]) -> None:
+    tried, ships = try_all({})
+    assert [layers for _, layers in tried] == [(), (), (), WORST[:1], WORST[:2], WORST[:4], WORST[:8]]
+    assert (ships.recipe.name, ships.float_layers) == ("minmax", ())
+
+
+@pytest.fixture
+def strict(settings: BuildSettings, write_target: Callable[..., str]) -> BuildSettings:
+    """Return a build for which no way to quantize can do: three held-out photos prove nothing."""
+    return settings.model_copy(update={"strict_budget": True, "target": write_target()})
+
+
+def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
+    built: Bundle, strict: BuildSettings, lines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = build(strict, lines)
+    report = BuildReport.model_validate_json(bundle.read("report.json"))
+    assert report.judged.verdict.precision == "fp32"
+    assert [each.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
+    assert [len(each.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
+    assert all(len(each.drops) == 1 for each in report.tried)
+    assert report.float_layers == ()
+    assert "Tried too: recipe `percentile`, 0 layers in float: INT8 is outside" in bundle.read("README.md").decode()
+    assert any(line.endswith("Next: recipe percentile") for line in lines.said)
+
+    def refuse(*given: object) -> None:
+        raise AssertionError("something is made again")
+
+    for stage in list(steps.STEPS):
+        monkeypatch.setitem(steps.STEPS, stage, refuse)
+    monkeypatch.setattr(variants, "rank_layers", refuse)
+    started = time.perf_counter()
+    again = build(strict.model_copy(update={"out": strict.out.with_name("again")}), lines)
+    assert BuildReport.model_validate_json(again.read("report.json")).tried == report.tried
+    assert time.perf_counter() - started < 5
