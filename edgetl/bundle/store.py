@@ -113,13 +113,14 @@ def check_output(out: Path) -> None:
     Raises:
         BundleError: something would be lost, or nothing can be made there.
     """
-    around = next((parent for parent in out.absolute().parents if _declared(parent) is not None), None)
+    parents = out.resolve().parents
+    around = next((parent for parent in parents if _declared(parent) is not None), None)
     if around is not None:
         raise BundleError(
             f"{out}: lies inside the bundle {around}, which holds only what it declares. Choose another --out, or move "
             "that bundle away"
         )
-    nearest = next((parent for parent in out.absolute().parents if parent.exists()), out)
+    nearest = next((parent for parent in parents if parent.exists()), out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         what = "no folder may be made in it" if nearest.is_dir() else "it is a file"
         raise BundleError(f"{out}: cannot be made, for {nearest} is in the way: {what}. Choose another --out")

@@ -39,7 +39,7 @@ def find_parted_module(network: nn.Module, planes: torch.Tensor, graph: bytes, i
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: object, output: object) -> None:
             if isinstance(output, torch.Tensor):
-                seen.append((f"{type(module).__name__} {name!r}", output.detach().float().cpu().numpy()))
+                seen.append((f"{type(module).__name__} {name!r}", output.detach().float().cpu().clone().numpy()))
 
         return hook
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgetl.bundle import Parity, Rung
-from edgetl.errors import EdgetlError, ParityError
+from edgetl.errors import ParityError
 from edgetl.metrics import Drop
 from edgetl.records import FloatArray
 
@@ -79,23 +79,20 @@ def check_rung(rung: Rung, limit: float = MAX_RELATIVE_ERROR, find_layer: Callab
     return rung
 
 
-def check_engine(
-    rung: Rung, limit: float, drop: Drop, budget_points: float, find_layer: Callable[[], str] | None = None
-) -> Rung:
+def check_engine(rung: Rung, limit: float, drop: Drop, find_layer: Callable[[], str] | None = None) -> Rung:
     """Return a rung on which an engine runs a quantized graph as ONNX defines it, but for rounding.
 
     Args:
         rung: the engine's answers, held against those of the graph as ONNX defines it.
         limit: largest mean of the relative errors.
         drop: what the engine's answers lose against these, on labelled images.
-        budget_points: as many points of accuracy may be lost.
         find_layer: finds the first layer that differs, where the rung fails.
 
     Raises:
         ParityError: logits or answers part by more than rounding and chance explain.
     """
     error, agreed = rung.parity.mean_relative_error, rung.parity.top1_agreement
-    lost = drop.points > budget_points and drop.p_value < CHANCE
+    lost = drop.points > 0 and drop.p_value < CHANCE
     if not error <= limit or agreed < LEAST_AGREEMENT or lost:
         raise _parted(
             rung,
@@ -112,7 +109,7 @@ def _parted(rung: Rung, how_far: str, find_layer: Callable[[], str] | None) -> P
     if find_layer is not None:
         try:
             where = f". It parts at {find_layer()}"
-        except EdgetlError as error:  # the answers have parted, whatever hinders the search
+        except Exception as error:  # the answers have parted, whatever hinders the search
             where = f". Where it parts could not be found: {error}"
     return ParityError(
         f"rung {rung.name!r}: {rung.answered_by} computes something else than {rung.against}: {how_far} on "

@@ -77,7 +77,7 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
         progress.say(f"{settings.out} is up to date")
         return ready
     tried: list[Plan] = []
-    for variant in variants(plan, progress):
+    for variant in variants(plan, progress, force):
         if tried:
             left = f", {len(variant.float_layers)} layers in float" if variant.float_layers else ""
             progress.say(f"{judged_of(tried[-1]).verdict.reason}. Next: recipe {variant.recipe.name}{left}")

@@ -20,8 +20,8 @@ from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe
-from edgetl.records import FloatArray, ImageArray, Precision, Preprocess, Progress
-from edgetl.runtime import devices_of, paint_border
+from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preprocess, Progress
+from edgetl.runtime import PLANNED, devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile
 
 __all__ = ["BATCH", "EXPECTED", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan"]
@@ -101,8 +101,9 @@ class Plan:
     def compiled(self) -> Stage:
         """The stage that gives every graph the form of the target's engine."""
         engine, lower = self.target.engine, self.quantized if self.lower_precisions else None
+        how = engine.execution if engine.name == PLANNED else Execution(device=engine.device)
         return Stage.of(
-            "compiled", (), self.reference, lower, engine.name, engine.device, self.engines, devices_of(engine.name)
+            "compiled", (), self.reference, lower, engine.name, how.model_dump(), self.engines, devices_of(engine.name)
         )
 
     @cached_property
@@ -113,9 +114,8 @@ class Plan:
     @cached_property
     def judged(self) -> Stage:
         """The stage that decides what ships."""
-        return Stage.of(
-            "judged", ("quantize", "bench"), self.answered, self.target.model_dump(), self.settings.strict_budget
-        )
+        rooms = ("quantize", "bench", "pipeline/damage")
+        return Stage.of("judged", rooms, self.answered, self.target.model_dump(), self.settings.strict_budget)
 
     @cached_property
     def bundle(self) -> Stage:
@@ -141,11 +141,13 @@ class Plan:
         return {each: before for each, before in behind.items() if each != before}
 
     def engine_for(self, precision: Precision) -> EngineProfile:
-        """Return the engine that an artifact of this precision is compiled for, with nothing said of how it is run:
-        targets that differ in that only share the artifacts."""
+        """Return the engine that an artifact of this precision is compiled for, with nothing said of how it is run, but
+        for a plan, which depends on it: targets that differ in that only share the artifacts."""
         engine = self.target.engine
         if precision not in ENGINE_KINDS[engine.name].precisions:
             return REFERENCE
+        if engine.name == PLANNED:
+            return engine
         return EngineProfile(name=engine.name, device=engine.device, precisions=engine.precisions)
 
     def as_run(self, artifact: Artifact) -> Artifact:

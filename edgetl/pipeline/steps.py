@@ -57,7 +57,7 @@ SAMPLE = 2
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Open every photo; name the bad ones and the pictures that are in train and held out at once."""
+    """Open every photo; name the bad ones, and the pictures that occur twice or are trained on and measured on."""
     write_record(folder, "check", check_dataset(plan.dataset, progress))
 
 

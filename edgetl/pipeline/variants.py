@@ -22,9 +22,9 @@ GIVEN_BACK = (1, 2, 4, 8)
 RANKED_ON = 16
 
 
-def variants(plan: Plan, progress: Progress) -> Iterator[Plan]:
+def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Plan]:
     """Yield what to try, one plan after the other, as long as float is all that pays and quantizing otherwise may lose
-    less; each is judged before the next is asked for."""
+    less; each is judged before the next is asked for. `force` ranks layers anew."""
     yield plan
     tried = [plan]
     for recipe in plan.recipes[1:]:
@@ -35,7 +35,7 @@ def variants(plan: Plan, progress: Progress) -> Iterator[Plan]:
     if not _loses_too_much(tried[-1]):
         return
     nearest = min(tried, key=_lost)
-    worst = _rank(nearest, progress)
+    worst = _rank(nearest, progress, force)
     for count in GIVEN_BACK:
         if count > len(worst) // 2:
             return
@@ -68,9 +68,9 @@ def _lost(plan: Plan) -> float:
     return min(judged.of(each).held_out_drop.points for each in judged.verdict.outside)
 
 
-def _rank(plan: Plan, progress: Progress) -> tuple[str, ...]:
+def _rank(plan: Plan, progress: Progress, force: bool) -> tuple[str, ...]:
     """Return the layers that quantization hurts most, worst first; ranked once for all builds that ask."""
-    stage = Stage.of("ranked", (), plan.calibrated)
+    stage = Stage.of("ranked", ("pipeline/variants",), plan.calibrated)
 
     def rank(folder: Path) -> None:
         items = select_items(plan.parts[0], plan.recipe)[:RANKED_ON]
@@ -79,5 +79,5 @@ def _rank(plan: Plan, progress: Progress) -> tuple[str, ...]:
         ranked = rank_layers(onnx.load(plan.core), statistics, plan.recipe, images, progress)
         write_record(folder, "ranked", Ranked(decibels=ranked))
 
-    stage.make(rank)
+    stage.make(rank, anew=force)
     return tuple(stage.read("ranked", Ranked).decibels)

@@ -18,6 +18,8 @@ __all__ = ["rank_layers"]
 
 # Layers that multiply by weights: what the others lose, they pass on.
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# Stands for the power of logits that are zero.
+LEAST = 1e-30
 
 
 def rank_layers(
@@ -40,13 +42,15 @@ def rank_layers(
     for layer in progress.track(layers, "quantizing layers one by one", len(layers)):
         noise = _power(_answer(quantize_graph(model, statistics, recipe, only=[layer]), images) - expected)
         if noise:
-            ratios[layer] = 10 * math.log10(signal / noise) if signal else -math.inf
+            ratios[layer] = 10 * math.log10(max(signal, LEAST) / noise)
     return dict(sorted(ratios.items(), key=lambda each: each[1]))
 
 
 def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # As ONNX defines it: ONNX Runtime's integer kernels round as the processor lets them.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     logits: FloatArray = session.run(None, feed_of(model, images))[0]
     return logits

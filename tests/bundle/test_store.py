@@ -202,6 +202,12 @@ class TestCheckOutput:
         with pytest.raises(BundleError, match=message):
             check_output(tiny_bundle / inside)
 
+    def test_a_link_into_a_bundle_will_not_do(self, own_bundle: Path, tmp_path: Path) -> None:
+        (own_bundle / "empty").mkdir()
+        (tmp_path / "link").symlink_to(own_bundle / "empty")
+        with pytest.raises(BundleError, match=f"link: lies inside the bundle {own_bundle}"):
+            check_output(tmp_path / "link")
+
     def test_the_folder_that_one_is_in_will_not_do(self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(own_bundle / "golden")
         with pytest.raises(BundleError, match=r"is the folder you are in, and would be replaced"):

@@ -109,13 +109,13 @@ class TestCheckEngine:
             ({}, drop()),
             ({"mean_relative_error": 0.05, "max_relative_error": 0.3, "top1_agreement": 0.9}, drop()),
             ({}, drop(points=3.0, p_value=0.06)),
-            ({}, drop(points=0.5, p_value=0.01)),
+            ({}, drop(points=-3.0, p_value=0.01)),
         ],
-        ids=["equal", "on the limits", "by chance", "inside the budget"],
+        ids=["equal", "on the limits", "by chance", "gained"],
     )
     def test_what_rounding_and_chance_explain_will_do(self, changed: dict[str, float], drop: Drop) -> None:
         climbed = rung(EQUAL.model_copy(update=changed))
-        assert check_engine(climbed, 0.05, drop, 0.5) is climbed
+        assert check_engine(climbed, 0.05, drop) is climbed
 
     @pytest.mark.parametrize(
         ("changed", "drop"),
@@ -123,7 +123,7 @@ class TestCheckEngine:
             ({"mean_relative_error": 0.051}, drop()),
             ({"mean_relative_error": float("nan")}, drop()),
             ({"top1_agreement": 0.89}, drop()),
-            ({}, drop(points=0.6, p_value=0.04)),
+            ({}, drop(points=0.1, p_value=0.04)),
         ],
         ids=["logits", "no number", "answers", "accuracy"],
     )
@@ -131,7 +131,7 @@ class TestCheckEngine:
         with pytest.raises(
             ParityError, match=r"rung 'faced': the graph .* mean relative error .* It parts at Conv 'x'\."
         ):
-            check_engine(rung(EQUAL.model_copy(update=changed)), 0.05, drop, 0.5, lambda: "Conv 'x'")
+            check_engine(rung(EQUAL.model_copy(update=changed)), 0.05, drop, lambda: "Conv 'x'")
 
     def test_a_search_that_fails_does_not_hide_that_they_part(self) -> None:
         def find() -> str:
@@ -139,7 +139,7 @@ class TestCheckEngine:
 
         message = r"Where it parts could not be found: this engine cannot be cut\. No bundle"
         with pytest.raises(ParityError, match=message):
-            check_engine(rung(EQUAL.model_copy(update={"top1_agreement": 0.0})), 0.05, self.drop(), 0.5, find)
+            check_engine(rung(EQUAL.model_copy(update={"top1_agreement": 0.0})), 0.05, self.drop(), find)
 
 
 def build(change: Callable[[nn.Module], object] = lambda module: None) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,7 @@ def try_all(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
             return first.model_copy(update={"verdict": verdict, "measured": measured})
 
         monkeypatch.setattr(variants, "judged_of", judge)
-        monkeypatch.setattr(variants, "_rank", lambda nearest, progress: WORST)
+        monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
         seen = list(variants.variants(plan, Quiet()))
         return [(each.recipe.name, each.float_layers) for each in seen], variants.choose(seen)
 
@@ -106,7 +105,5 @@ def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
     for stage in list(steps.STEPS):
         monkeypatch.setitem(steps.STEPS, stage, refuse)
     monkeypatch.setattr(variants, "rank_layers", refuse)
-    started = time.perf_counter()
     again = build(strict.model_copy(update={"out": strict.out.with_name("again")}), lines)
     assert BuildReport.model_validate_json(again.read("report.json")).tried == report.tried
-    assert time.perf_counter() - started < 5

@@ -11,6 +11,7 @@ from edgetl.compile import feed_of
 from edgetl.quantize import calibrate
 from edgetl.quantize.bias import correct_biases
 from edgetl.quantize.by_engine import quantize_for
+from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import load_recipe
 from edgetl.records import FloatArray, ImageArray
 
@@ -85,4 +86,12 @@ def test_the_means_are_those_of_every_channel_that_a_convolution_reads(network: 
 
 def test_a_layer_in_float_keeps_its_bias(network: onnx.ModelProto) -> None:
     statistics = calibrate(network, [photos()], PLAIN)
-    assert correct_biases(network, onnx.ModelProto.FromString(network.SerializeToString()), statistics.means) == 0
+    quantized = quantize_graph(network, statistics, PLAIN, float_layers=["two"])
+    before = biases(quantized)
+    assert correct_biases(network, quantized, statistics.means) == 2
+    changed = {name for name, values in biases(quantized).items() if not np.array_equal(values, before[name])}
+    assert {name.partition("_bias")[0] for name in changed} == {"first", "grouped"}
+
+
+def biases(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer if "_bias" in each.name}
