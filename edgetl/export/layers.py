@@ -16,7 +16,7 @@ from edgetl.records import FloatArray, ImageArray
 __all__ = ["find_parted_layer", "find_parted_module"]
 
 # Outputs of these are whole numbers: what they stand for comes out of the DequantizeLinear behind.
-WHOLE = {"QuantizeLinear", "Shape", "ArgMax"}
+WHOLE = {"QuantizeLinear", "ArgMax"}
 # Tensors that are zero all over are divided by this.
 LEAST = 1e-12
 

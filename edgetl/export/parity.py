@@ -14,8 +14,8 @@ from edgetl.records import FloatArray
 __all__ = ["MAX_RELATIVE_ERROR", "check_engine", "check_rung", "measure_parity"]
 
 MAX_RELATIVE_ERROR = 1e-3
-# Engines round the integers of one graph in ways of their own: where as many answers part, or answers are lost that
-# likely not by chance, one of them computes something else.
+# Engines round the integers of one graph in ways of their own. Where fewer answers agree, or where right ones are lost
+# that are lost by chance with less than this probability, they compute something else.
 LEAST_AGREEMENT, CHANCE = 0.9, 0.05
 # Logits that are all zero are divided by this.
 LEAST = 1e-12

@@ -12,7 +12,14 @@ from edgetl.bench import answer_all
 from edgetl.bundle import Artifact, Bundle, Rung
 from edgetl.data import labels_of
 from edgetl.errors import ParityError
-from edgetl.export import CoreSession, check_engine, check_rung, find_parted_layer, measure_parity
+from edgetl.export import (
+    MAX_RELATIVE_ERROR,
+    CoreSession,
+    check_engine,
+    check_rung,
+    find_parted_layer,
+    measure_parity,
+)
 from edgetl.metrics import compare_paired
 from edgetl.pipeline.artifacts import run_core, tolerance
 from edgetl.pipeline.plan import Plan
@@ -109,7 +116,9 @@ def prove_bundle(plan: Plan, bundle: Bundle) -> None:
         known = {} if artifact.engine == PLANNED else plan.held_logits
         expected = known[artifact.precision][rows] if artifact.precision in known else session.run(images)
     off = int(np.abs(images.astype(np.int16) - np.concatenate(heard.images)).max())
-    logits, limit = np.concatenate(heard.logits), tolerance(artifact)
+    # On one CPU the same file gives the same logits; other devices may choose other kernels for another batch.
+    limit = MAX_RELATIVE_ERROR if artifact.execution.device == "cpu" else tolerance(artifact)
+    logits = np.concatenate(heard.logits)
     error = measure_parity(expected, logits).max_relative_error
     named = [plan.usable.labels[best] for best in logits.argmax(axis=1)]
     wrong = [f"{one} for {right}" for one, right in zip(said, named, strict=True) if one != right]
