@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import VisionTransformer, get_model, get_model_weights, list_models
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from edgetl.backbones.weights_file import fit_weights, read_weights
 from edgetl.bundle import Weights, sha256_of
@@ -26,6 +27,8 @@ NANO_CLASSES = 10
 GOOGLE = {"googlenet", "inception_v3"}
 # Networks that carry extra classifiers for training from scratch; nothing here uses them.
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# What a vision transformer knows of each place in a photo: one more for every patch of a larger photo.
+POSITIONS = "encoder.pos_embedding"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +112,13 @@ def load_backbone(name: str, choice: WeightsChoice, side: int | None = None, see
     _check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _build(name)
+        network = _build(name, side)
     head_name, head = _find_head(network, name)
     if choice.kind != "random":
         state = _download(name) if choice.kind == "download" else read_weights(_path(choice))
         state = {key: tensor for key, tensor in state.items() if not key.startswith(AUXILIARY)}
+        if isinstance(network, VisionTransformer) and POSITIONS in state:
+            state = interpolate_embeddings(network.image_size, network.patch_size, state)
         fit_weights(network, state, optional=head_name, where=f"{name}: {choice.record.source}")
     parent, _, leaf = head_name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, nn.Identity())
@@ -145,12 +150,17 @@ def _path(choice: WeightsChoice) -> Path:
     return choice.path
 
 
-def _build(name: str) -> nn.Module:
+def _build(name: str, side: int | None) -> nn.Module:
     if name == NANO:
         nano: nn.Module = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=NANO_CLASSES)
         return nano
     extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if _short(name) in GOOGLE else {}
-    network: nn.Module = get_model(_short(name), weights=None, **extra)
+    if _short(name).startswith("vit_") and side is not None:
+        extra["image_size"] = side
+    try:
+        network: nn.Module = get_model(_short(name), weights=None, **extra)
+    except AssertionError as error:
+        raise _cannot_read(name, side or 0, error) from error
     return network
 
 
@@ -187,10 +197,14 @@ def _try_side(network: nn.Module, name: str, side: int) -> None:
         with torch.inference_mode():
             network(torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(
-            f"{name}: cannot read photos of {side}x{side} pixels ({str(error).splitlines()[0]}). "
-            f"Set --image-size {_preprocess(name, None).side}, which it is made for"
-        ) from error
+        raise _cannot_read(name, side, error) from error
+
+
+def _cannot_read(name: str, side: int, error: Exception) -> BackboneError:
+    return BackboneError(
+        f"{name}: cannot read photos of {side}x{side} pixels ({str(error).splitlines()[0]}). "
+        f"Set --image-size {_preprocess(name, None).side}, which it is made for"
+    )
 
 
 def _download(name: str) -> dict[str, torch.Tensor]:

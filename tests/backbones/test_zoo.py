@@ -168,15 +168,22 @@ class TestPreprocess:
 
     @pytest.mark.parametrize(
         ("name", "side", "reason"),
-        [("torchvision/alexnet", 32, "Output size is too small"), ("torchvision/vit_b_16", 32, "Wrong image height")],
+        [("torchvision/alexnet", 32, "Output size is too small"), ("torchvision/vit_b_16", 40, "indivisible by patch")],
     )
     def test_a_side_that_the_network_cannot_read_is_an_error_with_one_that_it_can(
         self, name: str, side: int, reason: str
     ) -> None:
-        with pytest.raises(
-            BackboneError, match=rf"^{name}: cannot read photos of 32x32 pixels \(.*{reason}.*\)\. Set --image-size 224"
-        ):
+        said = rf"^{name}: cannot read photos of {side}x{side} pixels \(.*{reason}.*\)\. Set --image-size 224"
+        with pytest.raises(BackboneError, match=said):
             load(name, "random", side=side)
+
+    def test_a_vision_transformers_weights_serve_photos_of_another_side(self, tmp_path: Path) -> None:
+        whole = get_model("vit_b_16", weights=None, image_size=48)
+        torch.save(whole.state_dict(), tmp_path / "vit.pth")
+        backbone = load("torchvision/vit_b_16", tmp_path / "vit.pth", side=32)
+        with torch.inference_mode():
+            assert backbone.module(torch.zeros(2, 3, 32, 32)).shape == (2, 768)
+        assert torch.equal(backbone.module.encoder.layers[3].mlp[0].weight, whole.encoder.layers[3].mlp[0].weight)  # type: ignore[union-attr,index]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
