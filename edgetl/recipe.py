@@ -21,7 +21,7 @@ class CalibrationRecipe(Record):
     description: str
     method: Literal["minmax", "moving-average", "entropy", "percentile"]
     images: int = Field(ge=1, le=100_000)
-    select: Literal["balanced", "random"] = "balanced"
+    select: Literal["balanced", "diverse", "random"] = "balanced"
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
         default=False, description="7-bit weights: exact, and the same, on CPUs without VNNI too"

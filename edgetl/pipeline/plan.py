@@ -19,18 +19,19 @@ from edgetl.finetune import TuneSettings, ViewChoice, Workbench
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
+from edgetl.quantize import select_items
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preprocess, Progress
 from edgetl.runtime import PLANNED, devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile
 
-__all__ = ["BATCH", "EXPECTED", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan"]
+__all__ = ["BATCH", "EXPECTED", "FEATURES", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan"]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
-# What stages leave: the trained network's answers, the photos, the float graph's answers.
-EXPECTED, PHOTOS, LOGITS = "expected.npy", "photos.npy", "logits.npy"
+# What stages leave: the trained network's answers, the frozen backbone's, the photos, the float graph's answers.
+EXPECTED, FEATURES, PHOTOS, LOGITS = "expected.npy", "features.npy", "photos.npy", "logits.npy"
 # Photos that go through a graph at once.
 BATCH = 16
 # Share of the training photos that every choice is made on.
@@ -205,6 +206,15 @@ class Plan:
                 "Add photos: twenty a class is a good start"
             )
         return rest, held, self.usable.of(self.usable.evaluation)
+
+    @cached_property
+    def calibration_photos(self) -> tuple[Item, ...]:
+        """The training photos that calibrate by the plan's recipe, once the frozen stage is done."""
+        train = self.parts[0]
+        features: FloatArray | None = None
+        if self.recipe.select == "diverse":
+            features = np.load(self.frozen.folder / FEATURES, mmap_mode="r")[: len(train)]
+        return select_items(train, self.recipe, features)
 
     @property
     def core(self) -> Path:

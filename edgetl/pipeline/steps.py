@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from edgetl.bench import answer_all
 from edgetl.bundle import Artifact, Rung, write_file
-from edgetl.data import Item, check_dataset, image_batches, labels_of, write_rows
+from edgetl.data import check_dataset, image_batches, labels_of, write_rows
 from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
 from edgetl.export import (
     EXPORTERS,
@@ -44,10 +44,10 @@ from edgetl.metrics import accuracy
 from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
 from edgetl.pipeline.ladder import LOOKED_AT, prove_float
 from edgetl.pipeline.measure import answer, answered, judged, reference
-from edgetl.pipeline.plan import BATCH, EXPECTED, PHOTOS, REFERENCE, Plan
+from edgetl.pipeline.plan import BATCH, EXPECTED, FEATURES, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on, select_items
+from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on
 from edgetl.records import Precision, Preprocess, Progress
 
 __all__ = ["STEPS"]
@@ -81,7 +81,7 @@ def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
     started = time.perf_counter()
     parts = plan.parts
     items = [item for part in parts for item in part]
-    features = write_features(folder / "features.npy", plan.backbone, items, plan.photo, plan.bench(progress))
+    features = write_features(folder / FEATURES, plan.backbone, items, plan.photo, plan.bench(progress))
     ends = np.cumsum([len(part) for part in parts])
     train, held, unseen = np.split(features, ends[:-1])
     train_labels, held_labels, unseen_labels = (labels_of(part) for part in parts)
@@ -148,7 +148,7 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
 
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     """Find the range of every activation on training photos, for the precisions below float32."""
-    items = _calibration_items(plan)
+    items = plan.calibration_photos
     remarks = remarks_on(items, plan.recipe, plan.usable.labels)
     for remark in remarks:
         progress.say(remark)
@@ -167,7 +167,7 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     core = onnx.load(plan.core)
     nothing = Statistics(ranges={}, means={})
     statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
-    images = next(image_batches(plan.usable, _calibration_items(plan)[:SAMPLE], plan.faced, SAMPLE))
+    images = next(image_batches(plan.usable, plan.calibration_photos[:SAMPLE], plan.faced, SAMPLE))
     graphs = quantize_for(
         plan.target.engine.name, core, statistics, images, plan.recipe, plan.lower_precisions, plan.float_layers
     )
@@ -210,10 +210,6 @@ def _parted_module(plan: Plan, classifier: Classifier, core: bytes, how: Preproc
     (images,) = image_batches(plan.usable, items, how, LOOKED_AT)
     planes = as_input(photos, plan.photo, torch.device("cpu"))
     return find_parted_module(classifier.cpu(), planes, core, images, MAX_RELATIVE_ERROR)
-
-
-def _calibration_items(plan: Plan) -> tuple[Item, ...]:
-    return select_items(plan.parts[0], plan.recipe)
 
 
 def _headed(plan: Plan) -> Classifier:

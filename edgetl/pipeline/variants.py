@@ -11,7 +11,7 @@ from edgetl.data import image_batches
 from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import Calibrated, Judged, Ranked
 from edgetl.pipeline.stages import Stage, write_record
-from edgetl.quantize import rank_layers, select_items
+from edgetl.quantize import rank_layers
 from edgetl.records import Progress
 
 __all__ = ["choose", "judged_of", "variants"]
@@ -73,7 +73,7 @@ def _rank(plan: Plan, progress: Progress, force: bool) -> tuple[str, ...]:
     stage = Stage.of("ranked", ("pipeline/variants",), plan.calibrated)
 
     def rank(folder: Path) -> None:
-        items = select_items(plan.parts[0], plan.recipe)[:RANKED_ON]
+        items = plan.calibration_photos[:RANKED_ON]
         (images,) = image_batches(plan.usable, items, plan.faced, RANKED_ON)
         statistics = plan.calibrated.read("calibrated", Calibrated).statistics
         ranked = rank_layers(onnx.load(plan.core), statistics, plan.recipe, images, progress)

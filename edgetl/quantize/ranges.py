@@ -1,40 +1,31 @@
-"""Finds the range of every activation of a core graph, with ONNX Runtime's calibrators, and the mean input of every
-channel: once, for every engine."""
+"""Finds the range of every activation of a core graph, and the mean input of every channel: once, for every engine."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError
-from edgetl.quantize.quiet import quiet_tools
+from edgetl.quantize.observers import Ranges, observer_of
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Record
 
 __all__ = ["Ranges", "Statistics", "calibrate"]
 
-# The smallest and the largest value of a tensor that its quantized form shall hold, by the tensor's name.
-Ranges = dict[str, tuple[float, float]]
-
-# Method -> ONNX Runtime's, and what is said to it.
-METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
-    "minmax": (CalibrationMethod.MinMax, {}),
-    "moving-average": (CalibrationMethod.MinMax, {"moving_average": True, "averaging_constant": 0.1}),
-    "entropy": (CalibrationMethod.Entropy, {}),
-    "percentile": (CalibrationMethod.Percentile, {}),
-}
-MEAN = "_channel_means"
+# Bytes of activations that are looked at at once, unless one image's tensor alone has more.
+AT_ONCE = 64 * 2**20
+# What is added to the graph: the axes of places, and the tensors that are looked at.
+PLACES, MEANS, LEAST, MOST = "_places", "_channel_means", "_least", "_most"
 
 
 class Statistics(Record):
@@ -48,6 +39,9 @@ class Statistics(Record):
 def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: CalibrationRecipe) -> Statistics:
     """Return the statistics of every activation; the image's range is 0 to 1, whatever was seen.
 
+    Memory does not grow with the images: beside the network, it holds `AT_ONCE` bytes of activations and what the
+    engine needs for one image.
+
     Args:
         model: the core graph: float32 `image` of shape (images, 3, height, width) holding pixel/255.
         batches: calibration images, uint8 of shape (images, height, width, 3).
@@ -56,80 +50,130 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: Cal
     Raises:
         CalibrationError: no image came, or an activation or an answer is not finite.
     """
-    image = model.graph.input[0].name
-    read = sorted({node.input[0] for node in model.graph.node if node.op_type == "Conv"})
+    observer = observer_of(recipe)
+    network = _Network(model, observer.reduced)
     sums: dict[str, npt.NDArray[np.float64]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "core.onnx"
-        onnx.save(model, source)
-        with quiet_tools():
-            method, options = METHODS[recipe.method]
-            calibrator = create_calibrator(
-                source,
-                op_types_to_calibrate=None,
-                augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                calibrate_method=method,
-                extra_options=options,
-            )
-        network = onnxruntime.InferenceSession(_with_means(model, read), providers=["CPUExecutionProvider"])
-        seen = 0
-        for images in batches:
-            feed = feed_of(model, images)
-            which = f"for calibration images {seen + 1} to {seen + len(images)}"
-            # The calibrators take a NaN for a small number.
-            logits, *means = network.run(None, feed)
-            if not np.isfinite(logits).all():
-                raise CalibrationError(
-                    f"the network's answers {which} are not finite, so its activations have no range. Is a weight NaN "
-                    "or far too large?"
-                )
-            with quiet_tools(), _in_our_words(which):
-                calibrator.collect_data(_OneBatch(feed))
-            for name, mean in zip(read, means, strict=True):
-                sums[name] = sums.get(name, np.zeros(mean.shape)) + len(images) * mean.astype(np.float64)
-            seen += len(images)
-        if seen == 0:
-            raise CalibrationError("no image came to calibrate with")
-        with quiet_tools(), _in_our_words("for the calibration images"):
-            data = calibrator.compute_data().data
-    ranges = {
-        name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1]))) for name, each in data.items()
-    }
+    seen = 0
+    for images in batches:
+        for start in range(0, len(images), network.at_once):
+            some = images[start : start + network.at_once]
+            for looked in network.look(feed_of(model, some)):
+                # The least and the most of some numbers pass over a NaN.
+                if looked.logits is not None and not np.isfinite(looked.logits).all():
+                    raise CalibrationError(
+                        f"the network's answers for calibration images {seen + 1} to {seen + len(some)} are not "
+                        "finite, so its activations have no range. Is a weight NaN or far too large?"
+                    )
+                for name, mean in looked.means.items():
+                    sums[name] = sums.get(name, np.zeros(mean.shape)) + len(some) * mean.astype(np.float64)
+                observer.observe(looked.values)
+            seen += len(some)
+        observer.end_batch()
+    if seen == 0:
+        raise CalibrationError("no image came to calibrate with")
+    ranges = observer.ranges()
     endless = [name for name, both in ranges.items() if not np.isfinite(both).all()]
     if endless:
-        raise CalibrationError(f"the network's activations {', '.join(endless)} are not finite, so they have no range")
+        raise CalibrationError(f"the network's activations {', '.join(endless)} have no range: some are not finite")
     return Statistics(
-        ranges={**ranges, image: (0.0, 1.0)},
+        ranges={**ranges, model.graph.input[0].name: (0.0, 1.0)},
         means={name: tuple((total / seen).tolist()) for name, total in sums.items()},
     )
 
 
-def _with_means(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """Return the graph with the channel means of these tensors, over images and places, beside its logits."""
-    wide = onnx.ModelProto.FromString(model.SerializeToString())
-    graph = wide.graph
-    graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), MEAN))
-    for name in tensors:
-        graph.node.append(helper.make_node("ReduceMean", [name, MEAN], [f"{name}{MEAN}"], keepdims=0))
-        graph.output.append(onnx.ValueInfoProto(name=f"{name}{MEAN}"))
-    serialized: bytes = wide.SerializeToString()
-    return serialized
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What one run of the network gave: logits and means, by tensor, come with the first of each image's runs."""
+
+    logits: FloatArray | None
+    means: dict[str, FloatArray]
+    values: dict[str, FloatArray]
 
 
-@contextmanager
-def _in_our_words(which: str) -> Iterator[None]:
-    """Say what numpy says of a histogram from or to infinity."""
-    try:
-        yield
-    except ValueError as error:
-        raise CalibrationError(f"the network's activations {which} have no range: {error}") from error
+class _Network:
+    """The graph, giving its activations or their extremes, and the channel means of what convolutions read."""
+
+    def __init__(self, model: onnx.ModelProto, reduced: bool) -> None:
+        """Open the graph; `reduced` gives extremes, shape (2,) each, in place of whole tensors."""
+        self._logits, self._reduced = model.graph.output[0].name, reduced
+        self._read = sorted({node.input[0] for node in model.graph.node if node.op_type == "Conv"})
+        sizes = _sizes(model)
+        self.at_once = max(1, AT_ONCE // sum(sizes.values()))
+        self._groups = [list(sizes)] if reduced else list(_grouped(sizes, AT_ONCE))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # What no layer reads any more goes back at once, in place of staying for the next run.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "watched.onnx"
+            # Messages of one kind, one behind the other, are one message: the weights are not copied for it.
+            with path.open("wb") as file:
+                file.write(model.SerializeToString())
+                file.write(self._watch(model, list(sizes)).SerializeToString())
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def look(self, feed: dict[str, FloatArray]) -> Iterator[_Look]:
+        """Yield what the network gives for a feed, a group of tensors at a time."""
+        for number, names in enumerate(self._groups):
+            means = self._read if number == 0 else []
+            wanted = [f"{name}{kind}" for name in names for kind in ((LEAST, MOST) if self._reduced else ("",))]
+            asked = [*([self._logits] if number == 0 else []), *(f"{name}{MEANS}" for name in means), *wanted]
+            found = dict(zip(asked, self._session.run(asked, feed), strict=True))
+            yield _Look(
+                logits=found.get(self._logits) if number == 0 else None,
+                means={name: found[f"{name}{MEANS}"] for name in means},
+                values={
+                    name: np.array([found[f"{name}{LEAST}"], found[f"{name}{MOST}"]]) if self._reduced else found[name]
+                    for name in names
+                },
+            )
+
+    def _watch(self, model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+        """Return what the graph lacks of nodes and outputs, to be added to its message."""
+        wanted = [(name, MEANS, "ReduceMean", [PLACES]) for name in self._read]
+        if self._reduced:
+            wanted += [(name, LEAST, "ReduceMin", []) for name in tensors]
+            wanted += [(name, MOST, "ReduceMax", []) for name in tensors]
+        more = onnx.ModelProto()
+        more.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), PLACES))
+        for name, kind, reduce, axes in wanted:
+            more.graph.node.append(helper.make_node(reduce, [name, *axes], [f"{name}{kind}"], keepdims=0))
+            more.graph.output.append(onnx.ValueInfoProto(name=f"{name}{kind}"))
+        if not self._reduced:
+            given = {one.name for one in (*model.graph.input, *model.graph.output)}
+            more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
+        return more
 
 
-class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
-    """Gives one batch, then nothing: the calibrator is fed batch by batch, so that it never holds them all."""
+def _sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the bytes of every float activation for one image, by its name; a free axis counts as one."""
+    whole = model.graph
+    image = onnx.ValueInfoProto.FromString(whole.input[0].SerializeToString())
+    image.type.tensor_type.shape.dim[0].dim_value = 1
+    # Shapes are inferred on a copy, which gets the shapes of weights in place of the weights.
+    weights = [tensor for tensor in whole.initializer if tensor.data_type == TensorProto.FLOAT]
+    stored = {tensor.name for tensor in weights}
+    rest = [tensor for tensor in whole.initializer if tensor.name not in stored]
+    reads = [image, *(helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in weights)]
+    bare = helper.make_graph(whole.node, whole.name, reads, whole.output, rest)
+    shapes = helper.make_model(bare, opset_imports=model.opset_import, ir_version=model.ir_version)
+    graph = onnx.shape_inference.infer_shapes(shapes, data_prop=True).graph
+    infos = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.output)}
+    return {
+        name: 4 * math.prod(max(1, dim.dim_value) for dim in kind.shape.dim)
+        for name, kind in infos.items()
+        if kind.elem_type == TensorProto.FLOAT and name not in stored
+    }
 
-    def __init__(self, feed: dict[str, FloatArray]) -> None:
-        self._feeds = iter([feed])
 
-    def get_next(self) -> dict[str, FloatArray] | None:
-        return next(self._feeds, None)
+def _grouped(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Yield the names in groups of up to so many bytes; one that has more is alone."""
+    group: list[str] = []
+    held = 0
+    for name, size in sizes.items():
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgetl.data import Item, balanced
 from edgetl.errors import CalibrationError
 from edgetl.recipe import CalibrationRecipe
+from edgetl.records import FloatArray
 
 __all__ = ["remarks_on", "select_items"]
 
@@ -15,14 +18,22 @@ __all__ = ["remarks_on", "select_items"]
 FEW = 100
 
 
-def select_items(items: Sequence[Item], recipe: CalibrationRecipe) -> tuple[Item, ...]:
+def select_items(
+    items: Sequence[Item], recipe: CalibrationRecipe, features: FloatArray | None = None
+) -> tuple[Item, ...]:
     """Return the photos that calibrate, as many as the recipe asks for or all there are.
 
     "balanced" takes the classes in turn, so that a rare class calibrates as much as a common one; "random" takes photos
-    as they come. Which photos depends on the recipe's seed and on their content alone.
+    as they come; "diverse" takes, again and again, the photo that is least like those taken (k-centre, Gonzalez 1985),
+    by the features of the frozen backbone. Which photos depends on the recipe's seed and on their content alone.
+
+    Args:
+        items: training photos.
+        recipe: how many, and how they are chosen.
+        features: of the items in their order, shape (items, features); "diverse" needs them.
 
     Raises:
-        CalibrationError: there is no photo, or one that is not for training.
+        CalibrationError: there is no photo, or one that is not for training, or "diverse" has no features.
     """
     foreign = [item.path.as_posix() for item in items if item.split != "train"]
     if foreign:
@@ -31,10 +42,34 @@ def select_items(items: Sequence[Item], recipe: CalibrationRecipe) -> tuple[Item
         )
     if not items:
         raise CalibrationError("there is no training photo to calibrate with")
-    if recipe.select == "random":
-        drawn = sorted(items, key=lambda item: hashlib.sha256(f"{recipe.seed} {item.sha256}".encode()).digest())
-        return tuple(drawn[: recipe.images])
-    return balanced(items, recipe.images, recipe.seed)
+    if recipe.select == "balanced":
+        return balanced(items, recipe.images, recipe.seed)
+    drawn = sorted(range(len(items)), key=lambda row: _draw(items[row], recipe))
+    if recipe.select == "diverse":
+        if features is None or len(features) != len(items):
+            raise CalibrationError("photos are chosen by their features, and these are not there")
+        drawn = _spread(np.asarray(features[drawn]), drawn, recipe.images)
+    return tuple(items[row] for row in drawn[: recipe.images])
+
+
+def _draw(item: Item, recipe: CalibrationRecipe) -> bytes:
+    return hashlib.sha256(f"{recipe.seed} {item.sha256}".encode()).digest()
+
+
+def _spread(features: FloatArray, rows: Sequence[int], count: int) -> list[int]:
+    """Return up to `count` of the rows: the first, then the one that is farthest from those taken, again and again.
+
+    Args:
+        features: of the rows in their order, shape (rows, features).
+        rows: any numbers.
+        count: how many are wanted.
+    """
+    chosen, far = [0], np.full(len(rows), np.inf)
+    while len(chosen) < min(count, len(rows)):
+        far = np.minimum(far, np.square(features - features[chosen[-1]]).sum(axis=1))
+        far[chosen[-1]] = -1.0
+        chosen.append(int(far.argmax()))
+    return [rows[place] for place in chosen]
 
 
 def remarks_on(chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequence[str]) -> tuple[str, ...]:
