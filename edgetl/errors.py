@@ -4,6 +4,7 @@ EdgetlError                 2  wrong use or input
 ├── SettingsError           2  a setting is unknown, out of range or contradicts another
 ├── DataError               2  photos or folders that cannot be used as they are
 ├── BackboneError           2  unknown backbone, or weights that do not fit it
+├── GraphError              2  an ONNX file of the user's that cannot be built from
 ├── TargetError             2  unknown target, or one that says something impossible
 ├── RecipeError             2  unknown calibration recipe, or one that says something impossible
 ├── CalibrationError        2  calibration images that cannot calibrate
@@ -31,6 +32,7 @@ __all__ = [
     "DeviceLostError",
     "EdgetlError",
     "ExportError",
+    "GraphError",
     "MissingError",
     "ParityError",
     "RecipeError",
@@ -58,6 +60,10 @@ class DataError(EdgetlError):
 
 
 class BackboneError(EdgetlError):
+    pass
+
+
+class GraphError(EdgetlError):
     pass
 
 

@@ -12,6 +12,7 @@ EXIT_CODES = {
     "SettingsError": 2,
     "DataError": 2,
     "BackboneError": 2,
+    "GraphError": 2,
     "TargetError": 2,
     "RecipeError": 2,
     "CalibrationError": 2,

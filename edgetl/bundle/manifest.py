@@ -58,7 +58,7 @@ class Accuracies(Record):
 
     split: Literal["val", "test"]
     images: int
-    frozen: float
+    frozen: float | None = Field(description="after the frozen stage alone; None for what was trained elsewhere")
     float_: float = Field(alias="float")
     shipped: float
 

@@ -49,6 +49,20 @@ def build(
         bool | None,
         Option("--strict-budget", help="Let the worse end of the drop's 95 % interval be inside the budget too."),
     ] = None,
+    from_onnx: Annotated[
+        str | None, Option(help="ONNX file of a float classifier, trained elsewhere, in place of training one.")
+    ] = None,
+    labels: Annotated[
+        str | None, Option(help="With --from-onnx: a file with its classes, a line each, in the order of its outputs.")
+    ] = None,
+    mean: Annotated[
+        str | None, Option(help="With --from-onnx: what it takes from pixel/255, such as 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[str | None, Option(help="With --from-onnx: what it divides by, such as 0.229,0.224,0.225.")] = None,
+    channels: Annotated[str | None, Option(help="With --from-onnx: the order it reads them in, rgb or bgr.")] = None,
+    crop_share: Annotated[
+        float | None, Option(help="With --from-onnx: share of a photo's short side that `--fit crop` keeps.")
+    ] = None,
     seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, Option(help="Where to train: auto, cpu or cuda.")] = None,
     golden: Annotated[int | None, Option(help="Photos kept in the bundle for `edgetl verify`; 0 keeps none.")] = None,
@@ -74,6 +88,8 @@ def build(
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
         "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
         "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget,
+        "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
+        "crop_share": crop_share,
     }  # fmt: skip
     builds = pipeline.read_builds(config, flags)
     if dry_run:
@@ -121,7 +137,10 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
         return
     sizes = ", ".join(f"{count} {split}" for split, count in photos.items())
     out.print(f"data      {first.settings.data}: {sizes} photos of {len(first.dataset.labels)} classes")
-    out.print(f"backbone  {first.settings.backbone}, weights: {first.weights.record.source}")
+    if first.graph:
+        out.print(f"network   {first.graph.name}, trained elsewhere, {first.graph.classes} classes")
+    else:
+        out.print(f"backbone  {first.settings.backbone}, weights: {first.origin.source}")
     seen: set[Path] = set()
     for plan in plans:
         precisions = " or ".join(plan.target.engine.precisions)
@@ -161,10 +180,11 @@ def _milliseconds(value: float | None) -> str:
 def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
     judged, accuracy = report.judged, report.accuracy
     out.print()
-    out.print(
-        f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing "
-        "was chosen by"
-    )
+    if accuracy.frozen is not None:
+        out.print(
+            f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing "
+            "was chosen by"
+        )
     for each in judged.measured:
         mark = "  <- ships" if each.precision == summary.precision else ""
         measured = "not measured" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
@@ -185,7 +205,8 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         out.print(
             f"Timed {machine.date} on {machine.cpu}, {machine.cores} cores, at a load of {machine.load_1min}{busy}."
         )
-    if accuracy.float_ <= accuracy.frozen and report.tuned.history.epochs[1:]:
+    taught = report.training
+    if taught and accuracy.float_ <= (accuracy.frozen or 0.0) and taught.tuned.history.epochs[1:]:
         out.print(f"Fine-tuning brought nothing on the {accuracy.split} photos over the frozen stage.")
     if summary.precision != "fp32":
         drop, (low, high) = judged.damage.drop, judged.damage.drop.interval
@@ -194,11 +215,12 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
             f"{high:.2f}): right answers lost {drop.lost}, gained {drop.gained}; answers changed "
             f"{len(judged.damage.flips)}."
         )
-    seconds = summary.seconds
-    out.print(
-        f"{took:.0f} s this time; when made, the frozen stage took {seconds.frozen:.0f} s and fine-tuning "
-        f"{seconds.tune:.0f} s"
+    made = (
+        f"; when made, the frozen stage took {taught.frozen.seconds:.0f} s and fine-tuning {taught.tuned.seconds:.0f} s"
+        if taught
+        else ""
     )
+    out.print(f"{took:.0f} s this time{made}")
     out.print(
         f"\nNext:\n  edgetl verify {summary.bundle}\n  edgetl bench {summary.bundle}\n"
         f"  edgetl predict {summary.bundle} PHOTO.jpg"

@@ -7,10 +7,11 @@ from importlib import import_module
 
 from edgetl.compile.compiled import Compiled, ModelInfo
 from edgetl.compile.face import feed_of
+from edgetl.compile.for_onnxruntime import simplify_graph
 from edgetl.compile.typed import in_float32
 from edgetl.errors import TargetError
 
-__all__ = ["COMPILERS", "Compiled", "ModelInfo", "compile_graph", "feed_of", "in_float32"]
+__all__ = ["COMPILERS", "Compiled", "ModelInfo", "compile_graph", "feed_of", "in_float32", "simplify_graph"]
 
 # Engine name -> the module whose `compile_graph` serves it; imported when used.
 COMPILERS = {

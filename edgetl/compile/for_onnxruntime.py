@@ -22,7 +22,7 @@ from edgetl.records import ModelContent
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["compile_graph"]
+__all__ = ["compile_graph", "simplify_graph"]
 
 PLANES, FOURS, FLOATS, PIXELS = "image_planes", "image_fours", "image_floats", "image_pixels"
 
@@ -44,11 +44,12 @@ def compile_graph(graph: bytes) -> Compiled:
     else:
         _feed_floats(inner, name)
     inner.node.insert(0, helper.make_node("Transpose", [name], [PLANES], name="to_planes", perm=[0, 3, 1, 2]))
-    return optimise(finish(core))
+    made = finish(core)
+    return replace(made, content=ModelContent(graph=simplify_graph(made.content.graph)))
 
 
-def optimise(compiled: Compiled) -> Compiled:
-    """Return an artifact whose graph ONNX Runtime has simplified; it stays plain ONNX, Q/DQ included.
+def simplify_graph(graph: bytes) -> bytes:
+    """Return a graph as ONNX Runtime simplifies it; it stays plain ONNX, Q/DQ included.
 
     It loads faster: seen on 2 cores, INT8 squeezenet1_1 in 9.0 ms in place of 11.0, float mobilenet_v2 in 17.9 in
     place of 28.0. Two more milliseconds would cost operators that ONNX Runtime alone reads.
@@ -67,10 +68,10 @@ def optimise(compiled: Compiled) -> Compiled:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
+        path = Path(folder) / "simple.onnx"
         options.optimized_model_filepath = str(path)
         try:
-            onnxruntime.InferenceSession(compiled.content.graph, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot read the graph: {error}") from error
         model = onnx.load(path)
@@ -78,7 +79,8 @@ def optimise(compiled: Compiled) -> Compiled:
     used = [each for each in model.opset_import if each.domain in {node.domain for node in model.graph.node}]
     del model.opset_import[:]
     model.opset_import.extend(used)
-    return replace(compiled, content=ModelContent(graph=model.SerializeToString(deterministic=True)))
+    simple: bytes = model.SerializeToString(deterministic=True)
+    return simple
 
 
 def _feed_bytes(graph: onnx.GraphProto, quantize: onnx.NodeProto) -> None:

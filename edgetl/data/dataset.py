@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from edgetl.errors import SettingsError
+from edgetl.errors import DataError, SettingsError, nearest
 from edgetl.records import IntArray
 
 __all__ = ["SPLITS", "Dataset", "Item", "Split", "balanced", "hold_out", "labels_of"]
@@ -49,6 +49,12 @@ class Dataset:
         return "test" if any(item.split == "test" for item in self.items) else "val"
 
     @property
+    def classes(self) -> dict[int, str]:
+        """The labels that have photos, by their number; a network trained elsewhere may know more."""
+        there = sorted({item.label for item in self.items})
+        return {number: self.labels[number] for number in there}
+
+    @property
     def digest(self) -> str:
         """Sha256 in hex over labels, paths, splits and contents; the same wherever the root lies."""
         rows = [[item.path.as_posix(), item.label, item.split, item.sha256] for item in self.items]
@@ -57,6 +63,19 @@ class Dataset:
     def path_of(self, item: Item) -> Path:
         """Return where the item's file lies."""
         return self.root / item.path
+
+    def labelled(self, labels: tuple[str, ...]) -> Dataset:
+        """Return the dataset with its classes among these labels, in this order.
+
+        Raises:
+            DataError: one of its classes is not among them.
+        """
+        for label in self.labels:
+            if label not in labels:
+                raise DataError(f"{self.root}: the class {label!r} is not among the labels. {nearest(label, labels)}")
+        numbers = [labels.index(label) for label in self.labels]
+        items = tuple(replace(item, label=numbers[item.label]) for item in self.items)
+        return Dataset(root=self.root, labels=labels, items=items)
 
     def without(self, items: Iterable[Item]) -> Dataset:
         """Return the dataset less these items; labels stay as they are."""

@@ -41,7 +41,7 @@ def model_card(plan: Plan, report: BuildReport, artifacts: Sequence[Artifact]) -
 Tells {len(report.labels)} classes apart: {", ".join(report.labels)}.
 
 Made by edgetl for the target `{report.target}` ({plan.target.description}) from `{report.backbone}`
-({plan.weights.record.source}; licence of the weights: {plan.weights.record.licence}).
+({plan.origin.source}; licence of the weights: {plan.origin.licence}).
 
 | precision | accuracy, held out | accuracy on {accuracy.split} | inference p50 | bytes |
 |---|---|---|---|---|
@@ -51,10 +51,7 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 {accuracy.split}, but for float, which the rest is held against.{_not_tried(judged)}
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
-  chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}). After the frozen stage alone:
-  {100 * accuracy.frozen:.1f} %.
-- How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; regularisation,
-  when to stop and precision on {report.held_out_images} more that were held out of training.
+  chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}).{_training(report)}
 - {_where_measured(plan, report)}
 {_left_out(report)}{_calibrated(report)}- Made with `{report.command}`, seed {report.seed}.
 {_damage(report)}
@@ -117,6 +114,22 @@ In the bundle's folder. Precision is in the graphs, so no precision flag is need
 {_trtexec(typed[0], target.device.architecture)}
 ```
 """
+
+
+def _training(report: BuildReport) -> str:
+    """Return what the model card says of training, and of what was chosen by which photos."""
+    if report.accuracy.frozen is None:
+        return (
+            " It was trained elsewhere, and edgetl changed no weight\n  but for quantization."
+            f"\n- Precision was chosen on {report.held_out_images} training photos; whether the network was trained on "
+            "them is not known\n  here. Ranges for quantization are from others."
+        )
+    return (
+        f" After the frozen stage alone:\n  {100 * report.accuracy.frozen:.1f} %.\n"
+        f"- How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; "
+        "regularisation,\n"
+        f"  when to stop and precision on {report.held_out_images} more that were held out of training."
+    )
 
 
 def _left_out(report: BuildReport) -> str:

@@ -25,6 +25,7 @@ from edgetl.pipeline.results import (
     Frozen,
     Judged,
     Seconds,
+    Taught,
     Tried,
     Tuned,
 )
@@ -57,26 +58,24 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         copy_artifact(plan.compiled.folder, artifact, folder, stem) for artifact, stem in _shipped(plan, judged)
     )
     write_file(folder / "labels.txt", "".join(f"{label}\n" for label in plan.usable.labels))
-    frozen, tuned = plan.frozen.read("frozen", Frozen), plan.tuned.read("tuned", Tuned)
+    taught = _taught(plan)
     calibrated = plan.calibrated.read("calibrated", Calibrated) if plan.calibrates else None
     train, held, unseen = plan.parts
     accuracy = Accuracies(
         split="test" if plan.usable.evaluation == "test" else "val",
         images=len(unseen),
-        frozen=frozen.accuracy,
+        frozen=taught.frozen.accuracy if taught else None,
         float=judged.unseen_of("fp32").accuracy,
         shipped=judged.unseen_of(shipped).accuracy,
     )
     report = BuildReport(
-        backbone=settings.backbone,
+        backbone=plan.backbone_name,
         target=plan.target.name,
         labels=plan.usable.labels,
         train_images=len(train),
         held_out_images=len(held),
         check=plan.check.read("check", Check),
-        view=plan.view.read("view", ViewChoice),
-        frozen=frozen,
-        tuned=tuned,
+        training=taught,
         exporter=how.exporter,
         refused_exports=how.refused,
         calibration=calibrated.calibration if calibrated else None,
@@ -84,7 +83,11 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
         float_layers=plan.float_layers,
         judged=judged,
-        seconds=Seconds(frozen=frozen.seconds, tune=tuned.seconds, total=time.perf_counter() - started),
+        seconds=Seconds(
+            frozen=taught.frozen.seconds if taught else None,
+            tune=taught.tuned.seconds if taught else None,
+            total=time.perf_counter() - started,
+        ),
         seed=settings.seed,
         command=_command(settings),
     )
@@ -100,8 +103,8 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         preprocess=how.preprocess,
         artifacts=artifacts,
         golden=golden,
-        backbone=settings.backbone,
-        weights=plan.weights.record,
+        backbone=plan.backbone_name,
+        weights=plan.origin,
         target=plan.target.name,
         seed=settings.seed,
         build=plan.bundle.key,
@@ -109,6 +112,17 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         ladder=judged.ladder,
         toolchain=versions_of(TOOLCHAIN),
         files={},
+    )
+
+
+def _taught(plan: Plan) -> Taught | None:
+    """Return what training came to, None where the network was trained elsewhere."""
+    if plan.training is None:
+        return None
+    return Taught(
+        view=plan.training.view.read("view", ViewChoice),
+        frozen=plan.training.frozen.read("frozen", Frozen),
+        tuned=plan.training.tuned.read("tuned", Tuned),
     )
 
 

@@ -15,12 +15,12 @@ __all__ = ["ClassDamage", "Damage", "Flip", "measure_damage"]
 
 
 class ClassDamage(Record):
-    """The accuracy on one class, in [0, 1], before and after; `images` may be 0, and both are None then."""
+    """The accuracy on one class that has photos, in [0, 1], before and after."""
 
     label: str
     images: int
-    before: float | None
-    after: float | None
+    before: float
+    after: float
 
 
 class Flip(Record):
@@ -61,7 +61,7 @@ def measure_damage(before: FloatArray, after: FloatArray, items: Sequence[Item],
 
     def accuracies(label: int) -> ClassDamage:
         there = actual == label
-        shares = [float(np.mean(answers[there] == label)) if there.any() else None for answers in (first, second)]
+        shares = [float(np.mean(answers[there] == label)) for answers in (first, second)]
         return ClassDamage(label=labels[label], images=int(there.sum()), before=shares[0], after=shares[1])
 
     flips = tuple(
@@ -77,7 +77,7 @@ def measure_damage(before: FloatArray, after: FloatArray, items: Sequence[Item],
     )
     return Damage(
         drop=compare_paired(first, second, actual),
-        by_class=tuple(map(accuracies, range(len(labels)))),
+        by_class=tuple(map(accuracies, np.unique(actual).tolist())),
         flips=flips,
         calibration_error=(calibration_error(sure[0], actual), calibration_error(sure[1], actual)),
     )

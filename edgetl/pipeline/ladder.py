@@ -47,7 +47,7 @@ def prove_float(plan: Plan, name: Literal["faced", "artifact"], session: Session
     rung = Rung(
         name=name,
         answered_by=f"fp32 on {artifact.engine}, {artifact.execution.device}",
-        against="the trained network",
+        against=plan.original,
         parity=measure_parity(plan.expected, logits, limit),
     )
     return check_rung(rung, limit, partial(_parted_layer, plan, artifact, limit))

@@ -120,7 +120,7 @@ def _tell(plan: Plan, progress: Progress) -> None:
     if found.copies:
         progress.say(f"copies of another photo of their split: {found.copies}; all are named in report.json")
     counts = Counter(item.label for item in plan.usable.of("train"))
-    few = [f"{label} {counts[number]}" for number, label in enumerate(plan.usable.labels) if counts[number] < FEW]
+    few = [f"{label} {counts[number]}" for number, label in plan.dataset.classes.items() if counts[number] < FEW]
     if few:
         progress.say(f"few photos to train on: {', '.join(few)}. Twenty a class are a good start, a hundred are better")
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from edgetl.backbones import Backbone, WeightsChoice, load_backbone
-from edgetl.bundle import Artifact
+from edgetl.bundle import Artifact, Weights
 from edgetl.compile import ModelInfo
 from edgetl.data import Check, Dataset, Item, balanced, hold_out, usable_photos
 from edgetl.errors import DataError
+from edgetl.export import ForeignGraph
 from edgetl.finetune import TuneSettings, ViewChoice, Workbench
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
@@ -25,7 +26,7 @@ from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preproc
 from edgetl.runtime import PLANNED, devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile
 
-__all__ = ["BATCH", "EXPECTED", "FEATURES", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan"]
+__all__ = ["BATCH", "EXPECTED", "FEATURES", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan", "Training"]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
@@ -46,10 +47,22 @@ LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/prepare", "pipeline/res
 MEASURING = ("bench/accuracy", "pipeline/ladder", "pipeline/measure")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How the network is trained: from which weights, where, and in which stages."""
+
+    weights: WeightsChoice
+    device: torch.device
+    view: Stage
+    frozen: Stage
+    tuned: Stage
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A build before it runs: what was asked, what was found, and its stages in order.
 
+    The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None.
     `recipes` are those that may be tried, cheap first; this plan quantizes by `recipe`, and leaves `float_layers`,
     nodes of the core graph, as they are. `engines` are the versions of what compiles and quantizes.
     """
@@ -61,22 +74,50 @@ class Plan:
     float_layers: tuple[str, ...]
     engines: dict[str, str]
     dataset: Dataset
-    weights: WeightsChoice
-    device: torch.device
+    training: Training | None
+    graph: ForeignGraph | None
     check: Stage
-    view: Stage
     decoded: Stage
-    frozen: Stage
-    tuned: Stage
     exported: Stage
     reference: Stage
 
     @property
+    def trained(self) -> Training:
+        """How the network is trained.
+
+        Raises:
+            LookupError: it was trained elsewhere.
+        """
+        if self.training is None:
+            raise LookupError(f"{self.origin.source} was trained elsewhere")
+        return self.training
+
+    @property
+    def backbone_name(self) -> str:
+        """What the network is called: the backbone's name, or the file's."""
+        return self.graph.name if self.graph else self.settings.backbone
+
+    @property
+    def origin(self) -> Weights:
+        """Where the weights come from."""
+        if self.graph is None:
+            return self.trained.weights.record
+        return Weights(source=self.graph.name, identity=self.graph.identity, licence="as the file's owner says")
+
+    @property
+    def original(self) -> str:
+        """What every rung of the ladder is held against in the end, in words."""
+        return f"{self.graph.name} as it stands" if self.graph else "the trained network"
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that leave something in the cache, in order."""
+        before, after = [], []
+        if self.training:
+            before, after = [self.training.view], [self.training.frozen, self.training.tuned]
         every = (
-            self.check, self.view, self.decoded, self.frozen, self.tuned, self.exported, self.reference,
-            self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
+            self.check, *before, self.decoded, *after, self.exported, self.reference, self.calibrated, self.quantized,
+            self.compiled, self.answered, self.judged,
         )  # fmt: skip
         idle = [] if self.calibrates else [self.calibrated]
         if not self.lower_precisions:
@@ -169,14 +210,14 @@ class Plan:
             epochs=self.settings.epochs,
             backbone_lr=rate,
             head_lr=min(1.0, HEAD_RATE * rate),
-            mirror=self.view.read("view", ViewChoice).mirror,
+            mirror=self.trained.view.read("view", ViewChoice).mirror,
             seed=self.settings.seed,
         )
 
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded when first needed."""
-        return load_backbone(self.settings.backbone, self.weights, self.settings.image_size, self.settings.seed)
+        return load_backbone(self.settings.backbone, self.trained.weights, self.settings.image_size, self.settings.seed)
 
     @cached_property
     def usable(self) -> Dataset:
@@ -209,11 +250,15 @@ class Plan:
 
     @cached_property
     def calibration_photos(self) -> tuple[Item, ...]:
-        """The training photos that calibrate by the plan's recipe, once the frozen stage is done."""
+        """The training photos that calibrate by the plan's recipe, once the frozen stage is done.
+
+        Raises:
+            CalibrationError: the recipe wants their features, which only a network that is trained here has.
+        """
         train = self.parts[0]
         features: FloatArray | None = None
-        if self.recipe.select == "diverse":
-            features = np.load(self.frozen.folder / FEATURES, mmap_mode="r")[: len(train)]
+        if self.recipe.select == "diverse" and self.training:
+            features = np.load(self.training.frozen.folder / FEATURES, mmap_mode="r")[: len(train)]
         return select_items(train, self.recipe, features)
 
     @property
@@ -227,7 +272,7 @@ class Plan:
 
     @property
     def expected(self) -> FloatArray:
-        """The trained network's logits for the parity photos, once the export stage is done."""
+        """The original network's logits for the parity photos, once the export stage is done."""
         logits: FloatArray = np.load(self.exported.folder / EXPECTED, allow_pickle=False)
         return logits
 
@@ -252,7 +297,7 @@ class Plan:
 
     def bench(self, progress: Progress) -> Workbench:
         """Return what training works with, once the check stage is done."""
-        return Workbench(dataset=self.usable, device=self.device, progress=progress)
+        return Workbench(dataset=self.usable, device=self.trained.device, progress=progress)
 
     @property
     def info(self) -> ModelInfo:
@@ -287,5 +332,7 @@ class Plan:
 
     @cached_property
     def photo(self) -> Preprocess:
-        """The preprocessing that training uses, once the view stage is done: no border yet."""
-        return self.backbone.preprocess.model_copy(update={"fit": self.view.read("view", ViewChoice).fit})
+        """The preprocessing that training uses, once the view stage is done, or that the file wants: no border yet."""
+        if self.graph:
+            return self.graph.preprocess
+        return self.backbone.preprocess.model_copy(update={"fit": self.trained.view.read("view", ViewChoice).fit})

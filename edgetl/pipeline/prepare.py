@@ -13,8 +13,9 @@ from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output
 from edgetl.data import Dataset, read_dataset
 from edgetl.errors import MissingError, SettingsError
+from edgetl.export import ForeignGraph, Looks, read_foreign
 from edgetl.finetune import pick_device
-from edgetl.pipeline.plan import LINE, MEASURING, Plan
+from edgetl.pipeline.plan import LINE, MEASURING, Plan, Training
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import load_recipe
@@ -42,12 +43,41 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
         if target.name in asked:
             raise SettingsError(f"--target {asked[target.name]} and {settings.target} are both {target.name}")
         asked[target.name] = settings.target
-    weights = choose_weights(first.backbone, first.weights, first.seed)
+    graph = read_foreign(Path(first.from_onnx), _looks(first)) if first.from_onnx else None
     device = pick_device(first.device)
     dataset = read_dataset(first.data, first.seed, progress)
+    if graph:
+        dataset = dataset.labelled(_labels_of(first, graph, dataset))
+    network = graph or choose_weights(first.backbone, first.weights, first.seed)
     return [
-        _make_plan(settings, target, weights, device, dataset) for settings, target in zip(builds, targets, strict=True)
+        _make_plan(settings, target, network, device, dataset) for settings, target in zip(builds, targets, strict=True)
     ]
+
+
+def _looks(settings: BuildSettings) -> Looks:
+    """Return what a user says of how a graph wants its photos."""
+    said = settings.model_dump(include={"mean", "std", "channels"})
+    fit = "crop" if settings.fit == "auto" else settings.fit
+    return Looks(side=settings.image_size, fit=fit, crop_share=settings.crop_share or 1.0, **said)
+
+
+def _labels_of(settings: BuildSettings, graph: ForeignGraph, dataset: Dataset) -> tuple[str, ...]:
+    """Return the graph's classes in the order of its outputs: by the user's file, by the graph's own, or, where there
+    are as many, those of the photos."""
+    labels = graph.labels
+    if settings.labels:
+        path = Path(settings.labels)
+        if not path.is_file():
+            raise SettingsError(f"--labels {path}: no such file. Give a text file with a class a line")
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if labels is None:
+        labels = dataset.labels
+    if len(labels) != graph.classes or len(set(labels)) != len(labels):
+        raise SettingsError(
+            f"{graph.name} tells {graph.classes} classes apart, but there are {len(set(labels))} different labels. Say "
+            "--labels FILE: a class a line, in the order of the graph's outputs"
+        )
+    return labels
 
 
 def _load_target(settings: BuildSettings) -> TargetProfile:
@@ -79,29 +109,39 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
 def _make_plan(
     settings: BuildSettings,
     target: TargetProfile,
-    weights: WeightsChoice,
+    network: ForeignGraph | WeightsChoice,
     device: torch.device,
     dataset: Dataset,
 ) -> Plan:
     recipes = tuple(load_recipe(name) for name in ((settings.recipe,) if settings.recipe else target.engine.recipes))
-    readers = versions_of(("numpy", "Pillow"))
-    trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
     modelopt = ("nvidia-modelopt",) if target.engine.name == "tensorrt" else ()
     engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt))
+    readers = versions_of(("numpy", "Pillow"))
     check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
-    view = Stage.of(
-        "view", ("records", "metrics", "bundle", "data", "runtime", "backbones", "finetune", *LINE), check, trainers,
-        settings.backbone, weights.record.identity, settings.image_size, settings.fit, settings.seed, settings.skip_bad,
-    )  # fmt: skip
-    decoded = Stage.of("decoded", (), view)
-    frozen = Stage.of("frozen", (), view)
-    tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
-    exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
+    shared = ("records", "metrics", "bundle", "data", "runtime", *LINE)
+    training: Training | None = None
+    graph: ForeignGraph | None = None
+    if isinstance(network, ForeignGraph):
+        graph = network
+        parts = (settings.seed, settings.skip_bad)
+        decoded = Stage.of("decoded", shared, check, graph.preprocess.model_dump(), parts)
+        wanted = (graph.identity, graph.channels, graph.mean, graph.std)
+        exported = Stage.of("adopted", ("export", "compile", *MEASURING), decoded, wanted, tools)
+    else:
+        trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
+        view = Stage.of(
+            "view", (*shared, "backbones", "finetune"), check, trainers, settings.backbone, network.record.identity,
+            settings.image_size, settings.fit, settings.seed, settings.skip_bad,
+        )  # fmt: skip
+        frozen = Stage.of("frozen", (), view)
+        tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
+        decoded = Stage.of("decoded", (), view)
+        exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
+        training = Training(weights=network, device=device, view=view, frozen=frozen, tuned=tuned)
     machine = describe_machine().model_dump(exclude={"load_1min", "date"})
-    reference = Stage.of("reference", (), exported, machine)
     return Plan(
         settings=settings, target=target, recipes=recipes, recipe=recipes[0], float_layers=(), engines=engines,
-        dataset=dataset, weights=weights, device=device, check=check, view=view, decoded=decoded, frozen=frozen,
-        tuned=tuned, exported=exported, reference=reference,
+        dataset=dataset, training=training, graph=graph, check=check, decoded=decoded, exported=exported,
+        reference=Stage.of("reference", (), exported, machine),
     )  # fmt: skip

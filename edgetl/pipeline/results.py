@@ -27,6 +27,7 @@ __all__ = [
     "Reference",
     "Seconds",
     "Summary",
+    "Taught",
     "Tried",
     "Tuned",
     "Unseen",
@@ -57,6 +58,14 @@ class Exported(Record):
     refused: tuple[str, ...]
     preprocess: Preprocess
     rung: Rung
+
+
+class Taught(Record):
+    """What training came to: how photos are fitted, the frozen stage, the fine-tuning stage."""
+
+    view: ViewChoice
+    frozen: Frozen
+    tuned: Tuned
 
 
 class Reference(Record):
@@ -196,10 +205,11 @@ class Tried(Record):
 
 
 class Seconds(Record):
-    """How long the stages took when they were made, and how long the last build took with what it found done."""
+    """How long the stages took when they were made, None where there were none, and how long the last build took with
+    what it found done."""
 
-    frozen: float
-    tune: float
+    frozen: float | None
+    tune: float | None
     total: float
 
 
@@ -209,7 +219,7 @@ class BuildReport(Record):
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
     precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
     chosen by. `tried` are the ways to quantize in their order, those of which what ships included; `float_layers` are
-    nodes that were left in float there.
+    nodes that were left in float there. `training` is None where the network was trained elsewhere.
     """
 
     backbone: str
@@ -218,9 +228,7 @@ class BuildReport(Record):
     train_images: int
     held_out_images: int
     check: Check
-    view: ViewChoice
-    frozen: Frozen
-    tuned: Tuned
+    training: Taught | None
     exporter: str
     refused_exports: tuple[str, ...]
     calibration: Calibration | None
@@ -268,7 +276,7 @@ class Summary(Record):
             split=report.accuracy.split,
             images=report.accuracy.images,
             accuracy={
-                "frozen": report.accuracy.frozen,
+                **({} if report.accuracy.frozen is None else {"frozen": report.accuracy.frozen}),
                 "float": report.accuracy.float_,
                 "shipped": report.accuracy.shipped,
             },

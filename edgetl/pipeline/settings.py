@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from edgetl.errors import SettingsError
 from edgetl.profiles import explain, read_toml_table
 from edgetl.records import Precision, Record
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Triple = tuple[Number, Number, Number]
 
 
 class BuildSettings(Record):
@@ -37,10 +40,29 @@ class BuildSettings(Record):
         default=None, description="ships whatever it costs; None lets the target choose"
     )
     strict_budget: bool = Field(default=False, description="the worse end of the drop's interval must be inside too")
+    from_onnx: str | None = Field(
+        default=None, description="a float classifier trained elsewhere, in place of training"
+    )
+    labels: str | None = Field(default=None, description="its classes, a line each, in the order of its outputs")
+    mean: Triple | None = Field(default=None, description="that it takes from pixel/255, a number a channel")
+    std: Triple | None = Field(default=None, description="that it divides by then")
+    channels: Literal["rgb", "bgr"] | None = Field(default=None, description="in which order it reads them")
+    crop_share: float | None = Field(default=None, gt=0, le=1, description="of the short side that `crop` keeps")
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     golden: int = Field(default=8, ge=0, le=10_000, description="photos kept in the bundle for `edgetl verify`")
     skip_bad: bool = False
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _part(cls, value: Any) -> Any:
+        """Take "0.485,0.456,0.406" for three numbers."""
+        return value.split(",") if isinstance(value, str) else value
+
+
+# What is asked of training, and what is said of a network that was trained elsewhere.
+TRAINING = ("backbone", "weights", "epochs", "lr")
+FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
 
 
 def read_settings(config: Path | None, flags: dict[str, Any]) -> BuildSettings:
@@ -78,10 +100,29 @@ def _said(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(said: dict[str, Any], config: Path | None) -> BuildSettings:
     try:
-        return BuildSettings.model_validate(said)
+        settings = BuildSettings.model_validate(said)
+        _check_origin(settings)
+        return settings
     except ValidationError as invalid:
         where = f"{config}: " if config else ""
         problem = explain(invalid, BuildSettings)
         if problem.endswith(" is missing"):
             problem = f"--{problem}: say it as a flag or in a --config file"
         raise SettingsError(f"{where}{problem}") from invalid
+
+
+def _check_origin(settings: BuildSettings) -> None:
+    """Refuse what belongs to training beside a network that was trained elsewhere, and the other way round."""
+    said = settings.model_fields_set
+    foreign = settings.from_onnx is not None
+    wrong = [key for key in (TRAINING if foreign else FOREIGN) if key in said]
+    if wrong:
+        flag = f"--{wrong[0].replace('_', '-')}"
+        raise SettingsError(
+            f"{flag} says how a network is trained, but --from-onnx {settings.from_onnx} was trained elsewhere. Leave "
+            f"{flag} away"
+            if foreign
+            else f"{flag} says how a network that was trained elsewhere wants its photos. Say --from-onnx FILE with it"
+        )
+    if settings.std is not None and not all(value > 0 for value in settings.std):
+        raise SettingsError(f"--std must be above 0, found {', '.join(map(str, settings.std))}")

@@ -23,7 +23,10 @@ from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
 from edgetl.export import (
     EXPORTERS,
     MAX_RELATIVE_ERROR,
+    WAYS,
+    CoreGraph,
     CoreSession,
+    adopt_graph,
     check_rung,
     export_graph,
     find_parted_module,
@@ -48,7 +51,7 @@ from edgetl.pipeline.plan import BATCH, EXPECTED, FEATURES, PHOTOS, REFERENCE, P
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on
-from edgetl.records import Precision, Preprocess, Progress
+from edgetl.records import FloatArray, Precision, Progress
 
 __all__ = ["STEPS"]
 
@@ -105,7 +108,7 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     try:
         history = tune(classifier, train, held, plan.photo, plan.tuning, plan.bench(progress))
     except TrainingError as error:
-        kept = cache_folder() / "rescued" / f"{plan.tuned.key[:20]}.safetensors"
+        kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, save_tensors(_state_of(classifier)))
         raise TrainingError(f"{error}. That state is kept in {kept}") from error
     write_file(folder / "classifier.safetensors", save_tensors(_state_of(classifier)))
@@ -115,41 +118,48 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
 def exported(plan: Plan, progress: Progress, folder: Path) -> None:
     """Export the trained network to the core graph, by the first exporter whose graph computes the same."""
     classifier = _headed(plan)
-    classifier.load_state_dict(load_tensors((plan.tuned.folder / "classifier.safetensors").read_bytes()))
+    classifier.load_state_dict(load_tensors((plan.trained.tuned.folder / "classifier.safetensors").read_bytes()))
     classifier.requires_grad_(False).eval()
     on_cpu = replace(plan.bench(progress), device=torch.device("cpu"))
     expected = classifier_logits(classifier, plan.parity_photos, plan.photo, on_cpu)
-    failures = []
+    failures: list[str] = []
     for exporter in EXPORTERS:
         try:
             graph = export_graph(classifier, plan.photo, exporter)
-            core = graph.model.SerializeToString(deterministic=True)
-            batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
-            what = f"proving torch's {exporter} graph"
-            logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
-            rung = Rung(
-                name="core",
-                answered_by=f"torch's {exporter} graph",
-                against="the trained network",
-                parity=measure_parity(expected, logits),
-            )
-            check_rung(rung, find_layer=partial(_parted_module, plan, classifier, core, graph.preprocess))
+            find_layer = partial(_parted_module, plan, classifier, graph)
+            _leave_core(plan, folder, graph, expected, tuple(failures), progress, find_layer)
         except (ExportError, ParityError, SessionError) as error:
             failures.append(str(error))
             progress.say(f"{exporter} exporter: {error}")
             continue
-        write_file(folder / plan.core.name, core)
-        np.save(folder / EXPECTED, expected, allow_pickle=False)
-        record = Exported(exporter=graph.exporter, refused=tuple(failures), preprocess=graph.preprocess, rung=rung)
-        write_record(folder, "exported", record)
         return
     raise ParityError("no exporter gave a graph that computes what was trained: " + "; ".join(failures))
+
+
+def adopted(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Make the core graph of a classifier that was trained elsewhere, in the first way that computes the same."""
+    foreign = plan.graph
+    if foreign is None:
+        raise LookupError("the network is trained here")
+    photos = plan.parity_photos
+    expected = np.concatenate([foreign.run(images) for images in image_batches(plan.usable, photos, plan.photo, BATCH)])
+    failures: list[str] = []
+    for way in WAYS:
+        try:
+            graph = adopt_graph(foreign, way)
+            _leave_core(plan, folder, graph, expected, tuple(failures), progress)
+        except (ExportError, ParityError, SessionError) as error:
+            failures.append(f"{way}: {error}")
+            progress.say(failures[-1])
+            continue
+        return
+    raise ParityError(f"{foreign.name}: no core graph computes what it does: " + "; ".join(failures))
 
 
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     """Find the range of every activation on training photos, for the precisions below float32."""
     items = plan.calibration_photos
-    remarks = remarks_on(items, plan.recipe, plan.usable.labels)
+    remarks = remarks_on(items, plan.recipe, plan.dataset.classes)
     for remark in remarks:
         progress.say(remark)
     batches = progress.track(
@@ -198,23 +208,53 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
     step.__name__: step
     for step in (
-        check, view, decoded, frozen, tuned, exported, reference, calibrated, quantized, compiled, answered, judged,
+        check, view, decoded, frozen, tuned, exported, adopted, reference, calibrated, quantized, compiled, answered,
+        judged,
     )
 }  # fmt: skip
 
 
-def _parted_module(plan: Plan, classifier: Classifier, core: bytes, how: Preprocess) -> str:
+def _leave_core(
+    plan: Plan,
+    folder: Path,
+    graph: CoreGraph,
+    expected: FloatArray,
+    refused: tuple[str, ...],
+    progress: Progress,
+    find_layer: Callable[[], str] | None = None,
+) -> None:
+    """Write a core graph and what it is held against, once it is proved; raises ParityError where it computes something
+    else."""
+    core = graph.model.SerializeToString(deterministic=True)
+    batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
+    what = f"proving the {graph.exporter} graph"
+    logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
+    rung = Rung(
+        name="core",
+        answered_by=f"the {graph.exporter} graph",
+        against=plan.original,
+        parity=measure_parity(expected, logits),
+    )
+    check_rung(rung, find_layer=find_layer)
+    write_file(folder / plan.core.name, core)
+    np.save(folder / EXPECTED, expected, allow_pickle=False)
+    record = Exported(exporter=graph.exporter, refused=refused, preprocess=graph.preprocess, rung=rung)
+    write_record(folder, "exported", record)
+
+
+def _parted_module(plan: Plan, classifier: Classifier, graph: CoreGraph) -> str:
     """Return the first layer of the trained network that a core graph does not compute."""
     items = plan.parity_photos[:LOOKED_AT]
     (photos,) = image_batches(plan.usable, items, plan.photo, LOOKED_AT)
-    (images,) = image_batches(plan.usable, items, how, LOOKED_AT)
+    (images,) = image_batches(plan.usable, items, graph.preprocess, LOOKED_AT)
+    core = graph.model.SerializeToString(deterministic=True)
     planes = as_input(photos, plan.photo, torch.device("cpu"))
     return find_parted_module(classifier.cpu(), planes, core, images, MAX_RELATIVE_ERROR)
 
 
 def _headed(plan: Plan) -> Classifier:
-    tensors = load_tensors((plan.frozen.folder / "head.safetensors").read_bytes())
-    strength = plan.frozen.read("frozen", Frozen).strength
+    tensors = load_tensors((plan.trained.frozen.folder / "head.safetensors").read_bytes())
+    strength = plan.trained.frozen.read("frozen", Frozen).strength
     head = LinearHead(weight=tensors["weight"].numpy(), bias=tensors["bias"].numpy(), strength=strength)
     return Classifier(plan.backbone.module, head)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -72,13 +72,13 @@ def _spread(features: FloatArray, rows: Sequence[int], count: int) -> list[int]:
     return [rows[place] for place in chosen]
 
 
-def remarks_on(chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequence[str]) -> tuple[str, ...]:
+def remarks_on(chosen: Sequence[Item], recipe: CalibrationRecipe, classes: Mapping[int, str]) -> tuple[str, ...]:
     """Return, in words, what is amiss with the photos that calibrate; empty where nothing is.
 
     Args:
         chosen: the photos, as `select_items` gives them.
         recipe: what they were chosen by.
-        labels: of the classes.
+        classes: the labels of those that have photos, by their number.
     """
     remarks = []
     if len(chosen) < recipe.images:
@@ -86,7 +86,7 @@ def remarks_on(chosen: Sequence[Item], recipe: CalibrationRecipe, labels: Sequen
     if len(chosen) < FEW:
         remarks.append(f"{len(chosen)} photos calibrate: with fewer than {FEW}, ranges may miss what is rare")
     there = {item.label for item in chosen}
-    missing = [label for number, label in enumerate(labels) if number not in there]
+    missing = [label for number, label in classes.items() if number not in there]
     if missing:
         remarks.append(f"no photo of {', '.join(missing)} calibrates")
     return tuple(remarks)

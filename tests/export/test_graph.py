@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgetl.errors import ExportError
-from edgetl.export import EXPORTERS, CoreGraph, export_graph
+from edgetl.export import EXPORTERS, CoreGraph, border, export_graph
 from edgetl.export.graph import OPSET, Exporter
 from edgetl.records import Border, FloatArray, ImageArray, Preprocess
 from edgetl.runtime import paint_border
@@ -297,14 +297,13 @@ class TestTheModule:
         assert "\n" not in str(caught.value)
 
     def test_a_graph_that_is_not_valid_onnx_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from edgetl.export import graph
 
-        def break_it(inner: onnx.GraphProto, how: Preprocess) -> Border:
+        def break_it(inner: onnx.GraphProto, wanted: border.Normalisation, fold: bool) -> Border:
             inner.node[0].op_type = "Convolute"
             return Border()
 
-        monkeypatch.setattr(graph, "_fold_normalisation", break_it)
-        with pytest.raises(ExportError, match=r"torchscript exporter gave a graph that is not valid ONNX: .*Convolute"):
+        monkeypatch.setattr(border, "_normalise", break_it)
+        with pytest.raises(ExportError, match=r"the torchscript graph is not valid ONNX: .*Convolute"):
             export_graph(standard(), HOW, "torchscript")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from edgetl.bundle import Bundle
 from edgetl.compile import Compiled, face, for_onnxruntime
 from edgetl.errors import ParityError
-from edgetl.export import graph
+from edgetl.export import border, graph
 from edgetl.finetune import Classifier
 from edgetl.pipeline import BuildSettings, Plan, build, make_plan, steps
 from edgetl.pipeline.ladder import prove_bundle
@@ -55,12 +56,13 @@ class TestCore:
     def test_a_wrong_mean_or_std(
         self, wrong: dict[str, Any], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fold = graph._fold_normalisation
+        normalise = border._normalise
 
-        def fold_wrongly(inner: onnx.GraphProto, how: Preprocess) -> Border:
-            return fold(inner, how.model_copy(update=wrong))
+        def normalise_wrongly(inner: onnx.GraphProto, wanted: border.Normalisation, fold: bool) -> Border:
+            shares = {name: tuple(value / 255 for value in values) for name, values in wrong.items()}
+            return normalise(inner, replace(wanted, **shares), fold)
 
-        monkeypatch.setattr(graph, "_fold_normalisation", fold_wrongly)
+        monkeypatch.setattr(border, "_normalise", normalise_wrongly)
         assert "It parts at Conv2d 'backbone.features.0'" in self.refused(plan, tmp_path)
 
     @pytest.mark.parametrize(

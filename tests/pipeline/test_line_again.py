@@ -89,7 +89,9 @@ class TestSecondBuild:
         def copier(name: str) -> Step:
             def copy(plan: Plan, progress: Progress, folder: Path) -> None:
                 made.append(name)
-                shutil.copytree(saved / getattr(plan, name).folder.name, folder, dirs_exist_ok=True)
+                shutil.copytree(
+                    saved / {stage.name: stage.folder.name for stage in plan.stages}[name], folder, dirs_exist_ok=True
+                )
 
             return copy
 

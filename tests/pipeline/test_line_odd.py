@@ -170,7 +170,7 @@ class TestOddBuild:
         assert odd.report.train_images + odd.report.held_out_images == 15
 
     def test_no_epochs_leave_the_frozen_stages_answers(self, odd: Odd) -> None:
-        assert len(odd.report.tuned.history.epochs) == 1
+        assert len(odd.report.training.tuned.history.epochs) == 1
         assert odd.report.accuracy.float_ == odd.report.accuracy.frozen
 
     def test_no_golden_photos_are_kept_where_none_are_asked_for(self, odd: Odd) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_diverse_without_features_is_refused(features: FloatArray | None) -> Non
 
 
 class TestRemarks:
-    LABELS = ("cat", "dog")
+    LABELS: ClassVar = {0: "cat", 1: "dog"}
 
     def test_nothing_is_said_of_photos_that_will_do(self) -> None:
         chosen = select_items(items(cat=60, dog=60), recipe(images=100))

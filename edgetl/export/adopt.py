@@ -1,0 +1,129 @@
+"""Makes a core graph of a classifier that was trained elsewhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, version_converter
+
+from edgetl.compile import simplify_graph
+from edgetl.errors import ExportError
+from edgetl.export.border import BATCH, INPUT, OPSET, OUTPUT, CoreGraph, Normalisation, as_core
+from edgetl.export.foreign import ForeignGraph
+
+__all__ = ["WAYS", "Way", "adopt_graph"]
+
+Way = Literal["folded", "explicit"]
+# In order of preference; parity decides. Where the first convolution pads with zeros, folding is exact only for a mean
+# of whole 255ths.
+WAYS: tuple[Way, ...] = ("folded", "explicit")
+# How the names begin that edgetl gives to tensors, here and in compiling, and what such names of the file's get.
+OURS = (INPUT, OUTPUT, "centred", "divided", "normalised", "blue_first")
+OWN = "own_"
+
+
+def adopt_graph(foreign: ForeignGraph, way: Way) -> CoreGraph:
+    """Return the core graph of a classifier trained elsewhere.
+
+    It reads planes of RGB whatever the file reads, takes any number of images, gives logits, and has its constants and
+    BatchNorms folded away.
+
+    Args:
+        foreign: as read from its file; it stays as it is.
+        way: "folded" puts the normalisation into the first convolution's weights where it can; "explicit" computes it.
+
+    Raises:
+        ExportError: the graph cannot be converted to the opset that edgetl writes, or cannot be simplified.
+    """
+    model = onnx.ModelProto.FromString(foreign.model.SerializeToString())
+    model = _in_opset(model)
+    if foreign.softmax is not None:
+        _end_at(model.graph, foreign.softmax.input[0])
+    _free_batch(model.graph)
+    _rename_border(model.graph, foreign)
+    simple = onnx.load_from_string(simplify_graph(model.SerializeToString()))
+    _name_nodes(simple.graph)
+    wanted = Normalisation(mean=foreign.mean, std=foreign.std, blue_first=foreign.channels == "bgr")
+    return as_core(simple, foreign.preprocess, wanted, f"{way} {foreign.name}", fold=way == "folded")
+
+
+def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    found = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), OPSET)
+    if found == OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except Exception as error:  # onnx raises RuntimeError and classes of its own
+        raise ExportError(
+            f"its opset {found} cannot be converted to {OPSET}: {str(error).strip().splitlines()[0]}. Export it with "
+            f"opset {OPSET}"
+        ) from error
+
+
+def _end_at(graph: onnx.GraphProto, tensor: str) -> None:
+    """Let the graph give another of its tensors."""
+    gives = graph.output[0]
+    for node in [node for node in graph.node if gives.name in node.output]:
+        graph.node.remove(node)
+    gives.name = tensor
+
+
+def _free_batch(graph: onnx.GraphProto) -> None:
+    """Let the graph take any number of images, also where it was exported for a fixed one."""
+    fixed = graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    for port in (graph.input[0], graph.output[0]):
+        port.type.tensor_type.shape.dim[0].Clear()
+        port.type.tensor_type.shape.dim[0].dim_param = BATCH
+    del graph.value_info[:]
+    if not fixed:
+        return
+    made = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for number, node in enumerate(each for each in graph.node if each.op_type == "Reshape"):
+        tensor = stored.get(node.input[1])
+        if tensor is None and node.input[1] in made:
+            tensor = helper.get_node_attr_value(made[node.input[1]], "value")
+        shape = [] if tensor is None else numpy_helper.to_array(tensor).tolist()
+        if shape and shape[0] == fixed:
+            # 0 stands for as many as come.
+            free = numpy_helper.from_array(np.array([0, *shape[1:]], dtype=np.int64), f"{OWN}shape_{number}")
+            graph.initializer.append(free)
+            node.input[1] = free.name
+
+
+def _rename_border(graph: onnx.GraphProto, foreign: ForeignGraph) -> None:
+    """Name what comes in and goes out as core graphs do, and let planes come in and one row a photo go out."""
+    entry, gives = graph.input[0], graph.output[0]
+    old, given = entry.name, gives.name
+
+    def apart(name: str) -> str:
+        return f"{OWN}{name}" if name.startswith(OURS) and name not in {old, given} else name
+
+    for node in graph.node:
+        node.input[:] = map(apart, node.input)
+        node.output[:] = map(apart, node.output)
+    for tensor in graph.initializer:
+        tensor.name = apart(tensor.name)
+    first = f"{OWN}rows" if foreign.rows else INPUT
+    last = f"{OWN}places" if foreign.places else OUTPUT
+    for node in graph.node:
+        node.input[:] = [{old: first, given: last}.get(name, name) for name in node.input]
+        node.output[:] = [last if name == given else name for name in node.output]
+    if foreign.rows:
+        graph.node.insert(0, helper.make_node("Transpose", [INPUT], [first], name="to_rows", perm=[0, 2, 3, 1]))
+    if foreign.places:
+        graph.node.append(helper.make_node("Flatten", [last], [OUTPUT], name="to_logits", axis=1))
+    image: list[str | int | None] = [BATCH, 3, foreign.side, foreign.side]
+    entry.CopyFrom(helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, image))
+    gives.CopyFrom(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [BATCH, foreign.classes]))
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own: quantizers tell layers apart by it."""
+    taken: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{number}"
+        taken.add(node.name)

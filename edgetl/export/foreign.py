@@ -1,0 +1,287 @@
+"""Reads a classifier that was trained elsewhere, an ONNX file, and says how it wants its photos."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, numpy_helper
+
+from edgetl.errors import GraphError
+from edgetl.records import Fit, FloatArray, ImageArray, Preprocess, Record
+
+__all__ = ["Channels", "ForeignGraph", "Looks", "read_foreign"]
+
+Channels = Literal["rgb", "bgr"]
+Triple = tuple[float, float, float]
+
+# Keys of a file's metadata: ONNX's own words for images, and those of common exporters.
+PIXELS, RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
+LABEL_KEYS = ("labels", "names", "classes")
+# What ONNX calls a range of pixels -> the mean and std of pixel/255 that make it.
+RANGES: dict[str, tuple[float, float]] = {
+    "NominalRange_0_255": (0.0, 1 / 255),
+    "Normalized_0_1": (0.0, 1.0),
+    "Normalized_1_1": (0.5, 0.5),
+}
+# Operators of graphs that are quantized, of which one is always there.
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
+
+
+class Looks(Record):
+    """How a graph wants its photos, as far as the user says: mean and std are of pixel/255, in the order of channels
+    that the graph reads; `side` is the photo's side in pixels. None leaves it to the file."""
+
+    side: int | None = None
+    fit: Fit = "crop"
+    crop_share: float = 1.0
+    mean: Triple | None = None
+    std: Triple | None = None
+    channels: Channels | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignGraph:
+    """A classifier trained elsewhere.
+
+    `rows` says that the graph reads rows of pixels (images, height, width, 3) in place of planes, `places` that it
+    gives (images, classes, 1, 1); `mean` and `std` are of pixel/255, in RGB order, whichever order the graph reads.
+    `labels` are those that the file names, in the order of its outputs, None where it names none.
+    """
+
+    name: str
+    identity: str
+    model: onnx.ModelProto
+    side: int
+    rows: bool
+    places: bool
+    channels: Channels
+    fit: Fit
+    crop_share: float
+    mean: Triple
+    std: Triple
+    classes: int
+    labels: tuple[str, ...] | None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a photo becomes the graph's image: the mean, the colour of borders, is rounded to whole 255ths."""
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
+        return Preprocess(
+            side=self.side,
+            fit=self.fit,
+            crop_share=self.crop_share,
+            mean=(red, green, blue),
+            std=(255 * self.std[0], 255 * self.std[1], 255 * self.std[2]),
+        )
+
+    @property
+    def softmax(self) -> onnx.NodeProto | None:
+        """The node that turns logits into probabilities at the graph's end, None where it gives logits."""
+        last = self.model.graph.output[0].name
+        return next((node for node in self.model.graph.node if last in node.output and node.op_type == "Softmax"), None)
+
+    def run(self, images: ImageArray) -> FloatArray:
+        """Return the logits of shape (images, classes) that the file gives for uint8 photos of shape (images, side,
+        side, 3), as it stands: as many at once as it takes.
+
+        Raises:
+            GraphError: ONNX Runtime cannot run it.
+        """
+        shares = images.astype(np.float32) / np.float32(255)
+        normal = (shares - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
+        if self.channels == "bgr":
+            normal = normal[..., ::-1]
+        feed = np.ascontiguousarray(normal if self.rows else normal.transpose(0, 3, 1, 2))
+        entry = self.model.graph.input[0]
+        at_once = entry.type.tensor_type.shape.dim[0].dim_value or len(feed)
+        # A batch that is not whole is filled up.
+        whole = np.concatenate([feed, feed[:1].repeat(-len(feed) % at_once, axis=0)])
+        try:
+            parts = [
+                self._engine.run(None, {entry.name: whole[start : start + at_once]})[0]
+                for start in range(0, len(whole), at_once)
+            ]
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise GraphError(f"{self.name}: ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
+        logits: FloatArray = np.concatenate(parts)[: len(feed)].reshape(len(feed), -1)
+        return logits
+
+    @cached_property
+    def _engine(self) -> onnxruntime.InferenceSession:
+        model = onnx.ModelProto.FromString(self.model.SerializeToString())
+        if self.softmax is not None:
+            del model.graph.output[:]
+            model.graph.output.append(onnx.ValueInfoProto(name=self.softmax.input[0]))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
+    """Return the classifier in an ONNX file; what the user says of its photos goes before what the file says.
+
+    Raises:
+        GraphError: no such file, not ONNX, not a float classifier of one photo and one row of logits, a weight that is
+            not finite, or nothing says how large its photos are.
+    """
+    model = _load(path)
+    _check_content(path, model)
+    entry, given = _check_border(path, model)
+    classes = given[1]
+    said = {prop.key: prop.value for prop in model.metadata_props}
+    rows, side = _side_of(path, entry, looks.side)
+    channels = looks.channels or ("bgr" if said.get(PIXELS, "").lower().startswith("bgr") else "rgb")
+    mean, std = _range_of(path, said, looks)
+    if channels == "bgr":
+        mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
+    labels = _labels_in(said)
+    if labels is not None and len(labels) != classes:
+        labels = None
+    return ForeignGraph(
+        name=path.name,
+        identity=f"sha256:{hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()}",
+        model=model,
+        side=side,
+        rows=rows,
+        places=len(given) > 2,
+        channels=channels,
+        fit=looks.fit,
+        crop_share=looks.crop_share,
+        mean=mean,
+        std=std,
+        classes=classes,
+        labels=labels,
+    )
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise GraphError(f"{path}: no such file. Give an ONNX file")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's, onnx's and the file system's unrelated classes
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraphError(f"{path}: cannot be read as ONNX: {first}") from error
+    # Old files list their weights among what they read.
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for entry in [entry for entry in model.graph.input if entry.name in stored]:
+        model.graph.input.remove(entry)
+    return model
+
+
+def _check_border(path: Path, model: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, tuple[int, ...]]:
+    """Return what the graph reads, and the shape that it gives."""
+    reads, gives = model.graph.input, model.graph.output
+    if len(reads) != 1 or len(gives) != 1:
+        raise GraphError(
+            f"{path}: reads {_names(reads)} and gives {_names(gives)}, but a classifier reads one image and gives one "
+            "row of logits. Export it with one input and one output"
+        )
+    kind = reads[0].type.tensor_type
+    sizes = _sizes(kind)
+    if kind.elem_type != TensorProto.FLOAT or len(sizes) != 4 or 3 not in {sizes[1], sizes[3]}:
+        raise GraphError(
+            f"{path}: reads {TensorProto.DataType.Name(kind.elem_type).lower()} of shape {sizes}, but photos come as "
+            "float of shape (images, 3, height, width) or (images, height, width, 3)"
+        )
+    shapes = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type
+    given = _sizes(shapes)
+    if not given or any(size != 1 for size in given[2:]) or len(given) < 2 or given[1] < 2:
+        raise GraphError(f"{path}: gives shape {given}, but a classifier gives (images, classes)")
+    return reads[0], given
+
+
+def _check_content(path: Path, model: onnx.ModelProto) -> None:
+    if any(node.op_type in QUANTIZED for node in model.graph.node):
+        raise GraphError(
+            f"{path}: is quantized already (it holds Q/DQ). edgetl quantizes, and measures against float: give the "
+            "float graph that it was made from"
+        )
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise GraphError(f"{path}: the weights {tensor.name} hold a NaN or an infinity. Was its training sound?")
+
+
+def _side_of(path: Path, entry: onnx.ValueInfoProto, said: int | None) -> tuple[bool, int]:
+    """Return whether the graph reads rows of pixels, and the side of its photos."""
+    sizes = _sizes(entry.type.tensor_type)
+    rows = sizes[1] != 3
+    height, width = sizes[1:3] if rows else sizes[2:4]
+    if height != width and height > 0 and width > 0:
+        raise GraphError(f"{path}: reads photos of {height}x{width}, but edgetl fits photos to squares")
+    side = max(height, width)
+    if side <= 0 and said is None:
+        raise GraphError(f"{path}: does not say how large its photos are. Say --image-size")
+    if side > 0 and said not in {None, side}:
+        raise GraphError(f"{path}: reads photos of {side}x{side}, but --image-size is {said}")
+    return rows, side if side > 0 else said or 0
+
+
+def _range_of(path: Path, said: Mapping[str, str], looks: Looks) -> tuple[Triple, Triple]:
+    """Return mean and std of pixel/255, in the graph's order of channels."""
+    if RANGE in said and said[RANGE] not in RANGES:
+        raise GraphError(f"{path}: says {RANGE} {said[RANGE]}, which is not known here. Say --mean and --std")
+    known = RANGES[said[RANGE]] if RANGE in said else None
+    mean = looks.mean or _triple(said.get("mean")) or ((known[0],) * 3 if known else None)
+    std = looks.std or _triple(said.get("std")) or ((known[1],) * 3 if known else None)
+    if mean is None or std is None:
+        raise GraphError(
+            f"{path}: does not say how its pixels are normalised. Say --mean and --std, of pixel/255: ImageNet's are "
+            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, none are --mean 0,0,0 --std 1,1,1"
+        )
+    return mean, std
+
+
+def _triple(text: str | None) -> Triple | None:
+    """Return three finite numbers that a file says, or None."""
+    values = _literal(text)
+    if not isinstance(values, Sequence) or len(values) != 3:
+        return None
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _labels_in(said: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the classes that a file names: a list, or numbers and names as Ultralytics writes them."""
+    for key in LABEL_KEYS:
+        found = _literal(said.get(key))
+        if isinstance(found, Mapping):
+            found = [found[each] for each in sorted(found, key=int)]
+        if isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(each, str) for each in found):
+            return tuple(found)
+    return None
+
+
+def _literal(text: str | None) -> Any:
+    """Return what a text says as JSON or as Python's literals, None where it is neither."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return None
+
+
+def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int, ...]:
+    """Return a shape with -1 for what is free."""
+    return tuple(dim.dim_value or -1 for dim in kind.shape.dim)
+
+
+def _names(ports: Sequence[onnx.ValueInfoProto]) -> str:
+    return ", ".join(port.name for port in ports) or "nothing"

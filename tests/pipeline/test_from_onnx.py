@@ -1,0 +1,194 @@
+"""Tests of builds from a classifier that was trained elsewhere (`edgetl build --from-onnx`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgetl.bundle import Bundle
+from edgetl.errors import CalibrationError, DataError, GraphError, ParityError, SettingsError
+from edgetl.pipeline import BuildReport, BuildSettings, build, make_plan, read_settings, steps
+from edgetl.pipeline.plan import Plan
+from edgetl.records import Quiet
+from edgetl.runtime import Predictor, verify_bundle
+
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def trained(built: Bundle, small_build: dict[str, Any], cache_base: Path) -> Plan:
+    """Return the plan of the shared build, whose core graph is a classifier trained elsewhere for these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETL_CACHE", str(cache_base))
+        plan = make_plan(BuildSettings(**small_build, out=built.folder), Quiet())
+        assert plan.exported.done
+        _ = plan.core.read_bytes(), plan.photo
+    return plan
+
+
+@pytest.fixture
+def theirs(trained: Plan, tmp_path: Path) -> Path:
+    """Return the classifier's file: it reads pixel/255."""
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(trained.core.read_bytes())
+    return path
+
+
+@pytest.fixture
+def asked(theirs: Path, trained: Plan, colours: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return the settings of a build from that file."""
+    fit = trained.photo.fit
+    return {"data": str(colours), "from_onnx": str(theirs), "fit": fit, "golden": 3, "out": tmp_path / "out", **RAW}
+
+
+def report_of(bundle: Bundle) -> BuildReport:
+    return BuildReport.model_validate_json(bundle.read("report.json"))
+
+
+def test_the_bundle_answers_as_the_file_does(asked: dict[str, Any], built: Bundle, trained: Plan) -> None:
+    bundle = build(BuildSettings(**asked))
+    ours, before = report_of(bundle), report_of(built)
+    assert ours.accuracy.float_ == before.accuracy.float_
+    assert (ours.training, ours.accuracy.frozen, ours.seconds.tune) == (None, None, None)
+    assert (bundle.manifest.backbone, bundle.manifest.weights.source) == ("theirs.onnx", "theirs.onnx")
+    assert bundle.manifest.ladder[0].against == "theirs.onnx as it stands"
+    assert ours.exporter == "folded theirs.onnx"
+    assert len(verify_bundle(bundle.folder).replayed) == 1
+    photo = trained.usable.path_of(trained.parts[2][0])
+    with Predictor.open(bundle.folder) as predictor:
+        assert predictor.predict(photo).label in bundle.manifest.labels
+    assert "It was trained elsewhere" in bundle.read("README.md").decode()
+
+
+def test_the_second_time_nothing_is_made(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build(BuildSettings(**asked))
+    monkeypatch.setattr(steps, "STEPS", {})
+    assert build(BuildSettings(**asked)).manifest == first.manifest
+    again = build(BuildSettings(**{**asked, "out": asked["out"].with_name("again")}))
+    assert again.manifest.files["labels.txt"] == first.manifest.files["labels.txt"]
+
+
+def test_its_classes_may_be_more_than_the_photos_have_and_in_another_order(
+    asked: dict[str, Any], theirs: Path, trained: Plan, tmp_path: Path
+) -> None:
+    labels = trained.usable.labels
+    model = onnx.load(theirs)
+    head = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    # One more class, which nothing is, first; the others follow backwards.
+    for name, least in zip(head.input[1:], (0.0, -1e3), strict=True):
+        values = numpy_helper.to_array(stored[name])
+        more = np.concatenate([np.full_like(values[:1], least), values[::-1]])
+        stored[name].CopyFrom(numpy_helper.from_array(more, name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(labels) + 1
+    onnx.save(model, theirs)
+    (tmp_path / "labels.txt").write_text("\n".join(["nothing", *labels[::-1]]) + "\n")
+    bundle = build(BuildSettings(**asked, labels=str(tmp_path / "labels.txt")))
+    report = report_of(bundle)
+    assert bundle.manifest.labels == ("nothing", *labels[::-1])
+    assert report.accuracy.float_ > 0.9
+    assert [each.label for each in report.judged.damage.by_class] == list(labels[::-1])
+    assert not any("nothing" in remark for remark in report.calibration.remarks)  # type: ignore[union-attr]
+
+
+def test_labels_in_the_file_are_taken(asked: dict[str, Any], theirs: Path, trained: Plan) -> None:
+    model = onnx.load(theirs)
+    helper.set_model_props(model, {"labels": str(list(trained.usable.labels[::-1]))})
+    onnx.save(model, theirs)
+    assert make_plan(BuildSettings(**asked), Quiet()).dataset.labels == trained.usable.labels[::-1]
+
+
+def test_a_graph_that_cannot_be_folded_exactly_computes_its_normalisation(asked: dict[str, Any], theirs: Path) -> None:
+    # A convolution that pads with zeros, and a mean between two levels, far from both at this contrast.
+    model = onnx.load(theirs)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    for attribute in [each for each in conv.attribute if each.name in {"pads", "auto_pad"}]:
+        conv.attribute.remove(attribute)
+    conv.attribute.append(helper.make_attribute("pads", [9, 9, 9, 9]))
+    onnx.save(model, theirs)
+    off = {**asked, "mean": (0.4980392 + 0.49 / 255,) * 3, "std": (0.02, 0.02, 0.02)}
+    report = report_of(build(BuildSettings(**off)))
+    assert report.exporter == "explicit theirs.onnx"
+    assert "relative error" in report.refused_exports[0]
+
+
+class TestRefusals:
+    def test_what_belongs_to_training_is_refused_beside_it(self, asked: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError, match=r"--epochs says how a network is trained, but --from-onnx \S*onnx"):
+            read_settings(None, {**asked, "epochs": 3})
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("mean", "0,0,0"), ("channels", "bgr"), ("crop_share", 0.9), ("labels", "labels.txt")]
+    )
+    def test_what_belongs_to_it_is_refused_without_it(self, key: str, value: Any, tmp_path: Path) -> None:
+        flag = f"--{key.replace('_', '-')}"
+        with pytest.raises(SettingsError, match=rf"^{flag} says how .* Say --from-onnx FILE with it"):
+            read_settings(None, {"data": "digits", "out": tmp_path / "out", key: value})
+
+    @pytest.mark.parametrize("std", ["0,1,1", "1,1,-1"])
+    def test_std_must_be_above_zero(self, std: str, asked: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError, match=r"--std must be above 0, found"):
+            read_settings(None, {**asked, "std": std})
+
+    @pytest.mark.parametrize("mean", ["a,b,c", "nan,0,0"])
+    def test_mean_is_three_numbers(self, mean: str, asked: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError, match=r"^mean"):
+            read_settings(None, {**asked, "mean": mean})
+
+    def test_numbers_of_the_command_line_are_read(self, asked: dict[str, Any]) -> None:
+        assert read_settings(None, {**asked, "mean": "0.485,0.456,0.406"}).mean == (0.485, 0.456, 0.406)
+
+    def test_another_number_of_classes_asks_for_labels(self, asked: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "labels.txt").write_text("one\ntwo\n")
+        with pytest.raises(SettingsError, match=r"tells \d classes apart, but there are 2 .* Say --labels"):
+            make_plan(BuildSettings(**asked, labels=str(tmp_path / "labels.txt")), Quiet())
+
+    def test_labels_that_are_not_there_are_refused(self, asked: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError, match=r"--labels gone\.txt: no such file"):
+            make_plan(BuildSettings(**asked, labels="gone.txt"), Quiet())
+
+    def test_photos_of_a_class_that_it_does_not_know_are_refused(
+        self, asked: dict[str, Any], trained: Plan, tmp_path: Path
+    ) -> None:
+        labels = [f"{label}s" for label in trained.usable.labels]
+        (tmp_path / "labels.txt").write_text("\n".join(labels))
+        first = trained.usable.labels[0]
+        with pytest.raises(DataError, match=rf"the class '{first}' is not among the labels\. Did you mean {first}s"):
+            make_plan(BuildSettings(**asked, labels=str(tmp_path / "labels.txt")), Quiet())
+
+    def test_a_graph_that_is_quantized_already_is_refused_before_anything_is_read(
+        self, asked: dict[str, Any], theirs: Path
+    ) -> None:
+        model = onnx.load(theirs)
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(1), "scale"))
+        model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["image", "scale"], ["q"]))
+        onnx.save(model, theirs)
+        with pytest.raises(GraphError, match="is quantized already"):
+            make_plan(BuildSettings(**{**asked, "data": "/no/such/folder"}), Quiet())
+
+    def test_diverse_photos_need_features_that_it_has_not(self, asked: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "own.toml").write_text(
+            'schema = 1\nname = "own"\ndescription = "diverse"\nmethod = "minmax"\nimages = 5\nselect = "diverse"\n'
+        )
+        with pytest.raises(CalibrationError, match="by their features, and these are not there"):
+            build(BuildSettings(**asked, recipe=str(tmp_path / "own.toml")))
+
+    def test_a_core_graph_that_computes_something_else_is_never_built_from(
+        self, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = steps.adopt_graph
+
+        def wrong(foreign: Any, way: Any) -> Any:
+            core = whole(foreign, way)
+            tensor = next(each for each in core.model.graph.initializer if len(each.dims) == 4)
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
+            return core
+
+        monkeypatch.setattr(steps, "adopt_graph", wrong)
+        with pytest.raises(ParityError, match="no core graph computes what it does: folded: rung 'core'"):
+            build(BuildSettings(**asked, seed=5))
