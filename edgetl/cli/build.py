@@ -45,6 +45,9 @@ def build(
     precision: Annotated[
         str | None, Option(help="Ship this precision, whatever it costs; the report says what.")
     ] = None,
+    qat: Annotated[
+        int | None, Option(help="Epochs of training that feels INT8's rounding, tried where INT8 loses too much.")
+    ] = None,
     strict_budget: Annotated[
         bool | None,
         Option("--strict-budget", help="Let the worse end of the drop's 95 % interval be inside the budget too."),
@@ -87,7 +90,7 @@ def build(
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
         "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
-        "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget,
+        "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget, "qat": qat,
         "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
         "crop_share": crop_share,
     }  # fmt: skip
@@ -196,8 +199,9 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     for one in report.tried:
         if len(report.tried) > 1:
+            felt = ", after training that felt the rounding" if one.aware else ""
             left = f", in float: {', '.join(one.float_layers)}" if one.float_layers else ""
-            out.print(f"tried      recipe {one.recipe}{left}: {one.reason}")
+            out.print(f"tried      recipe {one.recipe}{felt}{left}: {one.reason}")
     out.print(f"{judged.verdict.reason}.")
     if judged.measured[0].latency:
         machine = judged.machine

@@ -1,5 +1,6 @@
 """Transfer learning: the frozen feature-extractor stage, then fine-tuning."""
 
+from edgetl.finetune.aware import tune_aware
 from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features
 from edgetl.finetune.head import Classifier, LinearHead, fit_head
@@ -20,5 +21,6 @@ __all__ = [
     "fit_head",
     "pick_device",
     "tune",
+    "tune_aware",
     "write_features",
 ]

@@ -12,6 +12,8 @@ from edgetl.target import ENGINE_KINDS
 
 __all__ = ["model_card", "on_device"]
 
+# Said of a way to quantize.
+FELT = ", after training that felt the rounding"
 # What is good to know of an engine beside.
 _NEXT_STEPS = {
     "tensorrt": """
@@ -148,10 +150,14 @@ def _calibrated(report: BuildReport) -> str:
         return ""
     remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
     left = f" Left in float, for they lose most: {', '.join(report.float_layers)}." if report.float_layers else ""
-    ships = (made.recipe, report.float_layers)
-    others = [each for each in report.tried if (each.recipe, each.float_layers) != ships]
+    if report.felt:
+        epochs = len(report.felt.history.epochs) - 1
+        left = f" First it was trained on for {epochs} epoch{'s' * (epochs != 1)} that felt the rounding.{left}"
+    ships = (made.recipe, report.float_layers, report.felt is not None)
+    others = [each for each in report.tried if (each.recipe, each.float_layers, each.aware) != ships]
     tried = "".join(
-        f"\n  - Tried too: recipe `{each.recipe}`, {len(each.float_layers)} layers in float: {each.reason}."
+        f"\n  - Tried too: recipe `{each.recipe}`{FELT * each.aware}, {len(each.float_layers)} layers in float: "
+        f"{each.reason}."
         for each in others
     )
     return (

@@ -82,6 +82,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         accuracy=accuracy,
         tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
         float_layers=plan.float_layers,
+        felt=plan.felt.read("tuned", Tuned) if plan.aware else None,
         judged=judged,
         seconds=Seconds(
             frozen=taught.frozen.seconds if taught else None,
@@ -131,6 +132,7 @@ def _as_tried(plan: Plan) -> Tried:
     return Tried(
         recipe=plan.recipe.name,
         float_layers=plan.float_layers,
+        aware=plan.aware,
         reason=judged.verdict.reason,
         drops={each.precision: each.held_out_drop for each in judged.measured if each.precision != "fp32"},
     )

@@ -23,6 +23,7 @@ from edgetl.export import (
 from edgetl.metrics import compare_paired
 from edgetl.pipeline.artifacts import run_core, tolerance
 from edgetl.pipeline.plan import Plan
+from edgetl.pipeline.results import Exported
 from edgetl.records import FloatArray, ImageArray, Progress
 from edgetl.runtime import PLANNED, Predictor, Session, open_session
 
@@ -57,7 +58,8 @@ def prove_quantized(
     plan: Plan, artifact: Artifact, answered_by: Artifact, logits: FloatArray, progress: Progress
 ) -> tuple[Rung, ...]:
     """Return the rungs of an artifact below float32: its graph as ONNX defines it against float, then the engine
-    against that, where the engine is here.
+    against that, where the engine is here; before them, where the network was trained to feel the rounding, how its
+    export was proved.
 
     Args:
         plan: whose quantizing stage is done.
@@ -82,8 +84,9 @@ def prove_quantized(
         against="fp32",
         parity=measure_parity(plan.floats[rows], exact, limit),
     )
+    before = (plan.felt_exported.read("exported", Exported).rung,) if plan.aware else ()
     if not runs_here:
-        return (quantized,)
+        return (*before, quantized)
     rung = Rung(
         name="artifact",
         answered_by=f"{precision} on {answered_by.engine}, {answered_by.execution.device}",
@@ -92,7 +95,7 @@ def prove_quantized(
     )
     drop = compare_paired(exact.argmax(axis=1), logits.argmax(axis=1), labels_of(plan.parity_photos))
     find_layer = partial(_parted_layer, plan, answered_by, ROUNDED)
-    return quantized, check_engine(rung, limit, drop, find_layer)
+    return *before, quantized, check_engine(rung, limit, drop, find_layer)
 
 
 def prove_bundle(plan: Plan, bundle: Bundle) -> None:

@@ -26,13 +26,27 @@ from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preproc
 from edgetl.runtime import PLANNED, devices_of, paint_border
 from edgetl.target import ENGINE_KINDS, EngineProfile, TargetProfile
 
-__all__ = ["BATCH", "EXPECTED", "FEATURES", "LINE", "LOGITS", "MEASURING", "PHOTOS", "REFERENCE", "Plan", "Training"]
+__all__ = [
+    "BATCH",
+    "CLASSIFIER",
+    "CORE",
+    "EXPECTED",
+    "EXPORTING",
+    "FEATURES",
+    "LINE",
+    "LOGITS",
+    "PHOTOS",
+    "REFERENCE",
+    "Plan",
+    "Training",
+]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
 # What stages leave: the trained network's answers, the frozen backbone's, the photos, the float graph's answers.
 EXPECTED, FEATURES, PHOTOS, LOGITS = "expected.npy", "features.npy", "photos.npy", "logits.npy"
+CORE, CLASSIFIER = "core.onnx", "classifier.safetensors"
 # Photos that go through a graph at once.
 BATCH = 16
 # Share of the training photos that every choice is made on.
@@ -42,9 +56,14 @@ PARITY_PHOTOS = 128
 # AdamW's rates for the backbone: held-out photos of TrashNet (squeezenet1_1) and of digits (edgetl/nano) answered best.
 # The head's is five times as high: it is new.
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
+# Share of the rates that training has where it only is to feel the rounding.
+GENTLE = 0.2
 # Code of the line itself that decides what goes into a stage and what it leaves.
-LINE = ("pipeline/artifacts", "pipeline/plan", "pipeline/prepare", "pipeline/results", "pipeline/steps")
-MEASURING = ("bench/accuracy", "pipeline/ladder", "pipeline/measure")
+LINE = (
+    "pipeline/artifacts", "pipeline/networks", "pipeline/plan", "pipeline/prepare", "pipeline/results",
+    "pipeline/steps",
+)  # fmt: skip
+EXPORTING = ("export", "compile", "bench/accuracy", "pipeline/exporting", "pipeline/ladder", "pipeline/measure")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +81,10 @@ class Training:
 class Plan:
     """A build before it runs: what was asked, what was found, and its stages in order.
 
-    The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None.
-    `recipes` are those that may be tried, cheap first; this plan quantizes by `recipe`, and leaves `float_layers`,
-    nodes of the core graph, as they are. `engines` are the versions of what compiles and quantizes.
+    The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. `recipes` are
+    those that may be tried, cheap first; this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
+    graph, as they are, and, where it is `aware`, first lets the network feel the rounding in training. `engines` are
+    the versions of what compiles and quantizes.
     """
 
     settings: BuildSettings
@@ -72,6 +92,7 @@ class Plan:
     recipes: tuple[CalibrationRecipe, ...]
     recipe: CalibrationRecipe
     float_layers: tuple[str, ...]
+    aware: bool
     engines: dict[str, str]
     dataset: Dataset
     training: Training | None
@@ -116,22 +137,42 @@ class Plan:
         if self.training:
             before, after = [self.training.view], [self.training.frozen, self.training.tuned]
         every = (
-            self.check, *before, self.decoded, *after, self.exported, self.reference, self.calibrated, self.quantized,
-            self.compiled, self.answered, self.judged,
+            self.check, *before, self.decoded, *after, self.exported, self.reference, self.felt, self.felt_exported,
+            self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
         idle = [] if self.calibrates else [self.calibrated]
+        idle += [] if self.aware else [self.felt, self.felt_exported]
         if not self.lower_precisions:
             idle += [self.quantized, self.answered]
         return tuple(stage for stage in every if stage not in idle)
 
-    def vary(self, recipe: CalibrationRecipe, float_layers: tuple[str, ...] = ()) -> Plan:
-        """Return the plan that quantizes by another recipe, or leaves layers in float: it shares all up to there."""
-        return replace(self, recipe=recipe, float_layers=float_layers)
+    def vary(
+        self, recipe: CalibrationRecipe | None = None, float_layers: tuple[str, ...] = (), aware: bool | None = None
+    ) -> Plan:
+        """Return the plan that quantizes otherwise, and shares all up to there: by another recipe, with layers left in
+        float, or after training that felt the rounding; None keeps what this plan does."""
+        return replace(
+            self,
+            recipe=recipe or self.recipe,
+            float_layers=float_layers,
+            aware=self.aware if aware is None else aware,
+        )
+
+    @cached_property
+    def felt(self) -> Stage:
+        """The stage that trains the network to feel the rounding of INT8."""
+        return Stage.of("felt", (), self.training and self.training.tuned, self.settings.qat, self.recipe.reduce_range)
+
+    @cached_property
+    def felt_exported(self) -> Stage:
+        """The stage that exports what that gave."""
+        return Stage.of("felt_exported", (), self.felt, self.exported)
 
     @cached_property
     def calibrated(self) -> Stage:
         """The stage that finds the ranges of activations."""
-        return Stage.of("calibrated", ("quantize",), self.exported, self.recipe.model_dump())
+        source = self.felt_exported if self.aware else self.exported
+        return Stage.of("calibrated", ("quantize",), source, self.recipe.model_dump())
 
     @cached_property
     def quantized(self) -> Stage:
@@ -163,7 +204,9 @@ class Plan:
     def bundle(self) -> Stage:
         """What the bundle depends on, whichever of the recipes it comes from."""
         tried = [recipe.model_dump() for recipe in self.recipes]
-        return Stage.of("bundle", ("pipeline",), self.vary(self.recipes[0]).judged, tried, self.settings.golden)
+        return Stage.of(
+            "bundle", ("pipeline",), self.vary(self.recipes[0]).judged, tried, self.settings.qat, self.settings.golden
+        )
 
     @property
     def calibrates(self) -> bool:
@@ -213,6 +256,13 @@ class Plan:
             mirror=self.trained.view.read("view", ViewChoice).mirror,
             seed=self.settings.seed,
         )
+
+    @property
+    def feeling(self) -> TuneSettings:
+        """The settings of the training that feels the rounding: what fine-tuning found is to be kept."""
+        usual = self.tuning
+        rates = {"backbone_lr": usual.backbone_lr * GENTLE, "head_lr": usual.head_lr * GENTLE}
+        return usual.model_copy(update={"epochs": self.settings.qat, **rates})
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -264,7 +314,12 @@ class Plan:
     @property
     def core(self) -> Path:
         """The file of the float core graph, once the export stage is done."""
-        return self.exported.folder / "core.onnx"
+        return self.exported.folder / CORE
+
+    @property
+    def lower_core(self) -> Path:
+        """The file of the float core graph that is quantized."""
+        return (self.felt_exported if self.aware else self.exported).folder / CORE
 
     def core_of(self, precision: Precision) -> Path:
         """Return the file of a precision's core graph, once the stage that makes it is done."""

@@ -15,7 +15,7 @@ from edgetl.data import Dataset, read_dataset
 from edgetl.errors import MissingError, SettingsError
 from edgetl.export import ForeignGraph, Looks, read_foreign
 from edgetl.finetune import pick_device
-from edgetl.pipeline.plan import LINE, MEASURING, Plan, Training
+from edgetl.pipeline.plan import EXPORTING, LINE, Plan, Training
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import load_recipe
@@ -127,7 +127,7 @@ def _make_plan(
         parts = (settings.seed, settings.skip_bad)
         decoded = Stage.of("decoded", shared, check, graph.preprocess.model_dump(), parts)
         wanted = (graph.identity, graph.channels, graph.mean, graph.std)
-        exported = Stage.of("adopted", ("export", "compile", *MEASURING), decoded, wanted, tools)
+        exported = Stage.of("adopted", EXPORTING, decoded, wanted, tools)
     else:
         trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
         view = Stage.of(
@@ -137,11 +137,11 @@ def _make_plan(
         frozen = Stage.of("frozen", (), view)
         tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
         decoded = Stage.of("decoded", (), view)
-        exported = Stage.of("exported", ("export", "compile", *MEASURING), tuned, tools)
+        exported = Stage.of("exported", EXPORTING, tuned, tools)
         training = Training(weights=network, device=device, view=view, frozen=frozen, tuned=tuned)
     machine = describe_machine().model_dump(exclude={"load_1min", "date"})
     return Plan(
-        settings=settings, target=target, recipes=recipes, recipe=recipes[0], float_layers=(), engines=engines,
-        dataset=dataset, training=training, graph=graph, check=check, decoded=decoded, exported=exported,
-        reference=Stage.of("reference", (), exported, machine),
+        settings=settings, target=target, recipes=recipes, recipe=recipes[0], float_layers=(), aware=False,
+        engines=engines, dataset=dataset, training=training, graph=graph, check=check, decoded=decoded,
+        exported=exported, reference=Stage.of("reference", (), exported, machine),
     )  # fmt: skip

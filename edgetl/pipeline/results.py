@@ -196,10 +196,12 @@ class Judged(Record):
 
 
 class Tried(Record):
-    """A way to quantize that was judged: its recipe, the layers left in float, and what was said of it."""
+    """A way to quantize that was judged: its recipe, the layers left in float, whether the network was trained to feel
+    the rounding, and what was said of it."""
 
     recipe: str
     float_layers: tuple[str, ...]
+    aware: bool
     reason: str
     drops: dict[Precision, Drop]
 
@@ -219,7 +221,8 @@ class BuildReport(Record):
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
     precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
     chosen by. `tried` are the ways to quantize in their order, those of which what ships included; `float_layers` are
-    nodes that were left in float there. `training` is None where the network was trained elsewhere.
+    nodes that were left in float there, and `felt` is the training that felt the rounding, None where there was none.
+    `training` is None where the network was trained elsewhere.
     """
 
     backbone: str
@@ -235,6 +238,7 @@ class BuildReport(Record):
     accuracy: Accuracies
     tried: tuple[Tried, ...]
     float_layers: tuple[str, ...]
+    felt: Tuned | None
     judged: Judged
     seconds: Seconds
     seed: int

@@ -6,57 +6,42 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from edgetl.bench import answer_all
 from edgetl.bundle import Artifact, Rung, write_file
 from edgetl.data import check_dataset, image_batches, labels_of, write_rows
-from edgetl.errors import ExportError, ParityError, SessionError, TrainingError
-from edgetl.export import (
-    EXPORTERS,
-    MAX_RELATIVE_ERROR,
-    WAYS,
-    CoreGraph,
-    CoreSession,
-    adopt_graph,
-    check_rung,
-    export_graph,
-    find_parted_module,
-    measure_parity,
-)
+from edgetl.errors import TrainingError
 from edgetl.finetune import (
-    Classifier,
-    LinearHead,
-    as_input,
     choose_view,
-    classifier_logits,
     fit_head,
     tune,
+    tune_aware,
     write_features,
 )
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
 from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
-from edgetl.pipeline.ladder import LOOKED_AT, prove_float
+from edgetl.pipeline.exporting import adopted, exported, felt_exported
+from edgetl.pipeline.ladder import prove_float
 from edgetl.pipeline.measure import answer, answered, judged, reference
-from edgetl.pipeline.plan import BATCH, EXPECTED, FEATURES, PHOTOS, REFERENCE, Plan
-from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Exported, Frozen, Reference, Tuned
+from edgetl.pipeline.networks import head_on, leave_network, state_bytes, trained_by
+from edgetl.pipeline.plan import BATCH, FEATURES, PHOTOS, REFERENCE, Plan
+from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on
-from edgetl.records import FloatArray, Precision, Progress
+from edgetl.records import Precision, Progress
 
 __all__ = ["STEPS"]
 
 # Calibration photos that a quantizer may look at besides; what is too large for float16 is bounded tenfold.
 SAMPLE = 2
+# The largest rounded weight, and that of recipes that reduce the range.
+LEVELS, REDUCED_LEVELS = 127, 64
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -104,56 +89,24 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     """Unfreeze the network and train it at a low rate; keep the state that answers best when held out."""
     started = time.perf_counter()
     train, held, _ = plan.parts
-    classifier = _headed(plan)
+    classifier = head_on(plan)
     try:
         history = tune(classifier, train, held, plan.photo, plan.tuning, plan.bench(progress))
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
-        write_file(kept, save_tensors(_state_of(classifier)))
+        write_file(kept, state_bytes(classifier))
         raise TrainingError(f"{error}. That state is kept in {kept}") from error
-    write_file(folder / "classifier.safetensors", save_tensors(_state_of(classifier)))
-    write_record(folder, "tuned", Tuned(history=history, seconds=time.perf_counter() - started))
+    leave_network(folder, classifier, history, started)
 
 
-def exported(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Export the trained network to the core graph, by the first exporter whose graph computes the same."""
-    classifier = _headed(plan)
-    classifier.load_state_dict(load_tensors((plan.trained.tuned.folder / "classifier.safetensors").read_bytes()))
-    classifier.requires_grad_(False).eval()
-    on_cpu = replace(plan.bench(progress), device=torch.device("cpu"))
-    expected = classifier_logits(classifier, plan.parity_photos, plan.photo, on_cpu)
-    failures: list[str] = []
-    for exporter in EXPORTERS:
-        try:
-            graph = export_graph(classifier, plan.photo, exporter)
-            find_layer = partial(_parted_module, plan, classifier, graph)
-            _leave_core(plan, folder, graph, expected, tuple(failures), progress, find_layer)
-        except (ExportError, ParityError, SessionError) as error:
-            failures.append(str(error))
-            progress.say(f"{exporter} exporter: {error}")
-            continue
-        return
-    raise ParityError("no exporter gave a graph that computes what was trained: " + "; ".join(failures))
-
-
-def adopted(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Make the core graph of a classifier that was trained elsewhere, in the first way that computes the same."""
-    foreign = plan.graph
-    if foreign is None:
-        raise LookupError("the network is trained here")
-    photos = plan.parity_photos
-    expected = np.concatenate([foreign.run(images) for images in image_batches(plan.usable, photos, plan.photo, BATCH)])
-    failures: list[str] = []
-    for way in WAYS:
-        try:
-            graph = adopt_graph(foreign, way)
-            _leave_core(plan, folder, graph, expected, tuple(failures), progress)
-        except (ExportError, ParityError, SessionError) as error:
-            failures.append(f"{way}: {error}")
-            progress.say(failures[-1])
-            continue
-        return
-    raise ParityError(f"{foreign.name}: no core graph computes what it does: " + "; ".join(failures))
+def felt(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Train on, weights and activations rounded as INT8 rounds them, so that the network learns to bear it."""
+    started = time.perf_counter()
+    train, held, _ = plan.parts
+    classifier = trained_by(plan.trained.tuned, plan)
+    levels = REDUCED_LEVELS if plan.recipe.reduce_range else LEVELS
+    history = tune_aware(classifier, train, held, plan.photo, plan.feeling, plan.bench(progress), levels)
+    leave_network(folder, classifier, history, started)
 
 
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -165,7 +118,7 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     batches = progress.track(
         image_batches(plan.usable, items, plan.faced, BATCH), "calibrating, batches", -(-len(items) // BATCH)
     )
-    statistics = calibrate(onnx.load(plan.core), batches, plan.recipe)
+    statistics = calibrate(onnx.load(plan.lower_core), batches, plan.recipe)
     photos = {item.path.as_posix(): item.sha256 for item in items}
     digest = hashlib.sha256("".join(f"{each}\n" for each in photos.values()).encode()).hexdigest()
     calibration = Calibration(recipe=plan.recipe.name, photos=photos, sha256=digest, remarks=remarks)
@@ -174,7 +127,7 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
 
 def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     """Make the core graphs of the precisions below float32, in the way that the target's engine takes."""
-    core = onnx.load(plan.core)
+    core = onnx.load(plan.lower_core)
     nothing = Statistics(ranges={}, means={})
     statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
     images = next(image_batches(plan.usable, plan.calibration_photos[:SAMPLE], plan.faced, SAMPLE))
@@ -208,56 +161,7 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
     step.__name__: step
     for step in (
-        check, view, decoded, frozen, tuned, exported, adopted, reference, calibrated, quantized, compiled, answered,
-        judged,
+        check, view, decoded, frozen, tuned, exported, adopted, reference, felt, felt_exported, calibrated, quantized,
+        compiled, answered, judged,
     )
 }  # fmt: skip
-
-
-def _leave_core(
-    plan: Plan,
-    folder: Path,
-    graph: CoreGraph,
-    expected: FloatArray,
-    refused: tuple[str, ...],
-    progress: Progress,
-    find_layer: Callable[[], str] | None = None,
-) -> None:
-    """Write a core graph and what it is held against, once it is proved; raises ParityError where it computes something
-    else."""
-    core = graph.model.SerializeToString(deterministic=True)
-    batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
-    what = f"proving the {graph.exporter} graph"
-    logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
-    rung = Rung(
-        name="core",
-        answered_by=f"the {graph.exporter} graph",
-        against=plan.original,
-        parity=measure_parity(expected, logits),
-    )
-    check_rung(rung, find_layer=find_layer)
-    write_file(folder / plan.core.name, core)
-    np.save(folder / EXPECTED, expected, allow_pickle=False)
-    record = Exported(exporter=graph.exporter, refused=refused, preprocess=graph.preprocess, rung=rung)
-    write_record(folder, "exported", record)
-
-
-def _parted_module(plan: Plan, classifier: Classifier, graph: CoreGraph) -> str:
-    """Return the first layer of the trained network that a core graph does not compute."""
-    items = plan.parity_photos[:LOOKED_AT]
-    (photos,) = image_batches(plan.usable, items, plan.photo, LOOKED_AT)
-    (images,) = image_batches(plan.usable, items, graph.preprocess, LOOKED_AT)
-    core = graph.model.SerializeToString(deterministic=True)
-    planes = as_input(photos, plan.photo, torch.device("cpu"))
-    return find_parted_module(classifier.cpu(), planes, core, images, MAX_RELATIVE_ERROR)
-
-
-def _headed(plan: Plan) -> Classifier:
-    tensors = load_tensors((plan.trained.frozen.folder / "head.safetensors").read_bytes())
-    strength = plan.trained.frozen.read("frozen", Frozen).strength
-    head = LinearHead(weight=tensors["weight"].numpy(), bias=tensors["bias"].numpy(), strength=strength)
-    return Classifier(plan.backbone.module, head)
-
-
-def _state_of(classifier: Classifier) -> dict[str, torch.Tensor]:
-    return {name: tensor.cpu().contiguous() for name, tensor in classifier.state_dict().items()}

@@ -1,4 +1,5 @@
-"""Says what to try next where what was quantized does not pay: another recipe, then layers that go back to float."""
+"""Says what to try next where what was quantized does not pay: another recipe, training that feels the rounding where
+that was asked for, then layers that go back to float."""
 
 from __future__ import annotations
 
@@ -35,11 +36,17 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
     if not _loses_too_much(tried[-1]):
         return
     nearest = min(tried, key=_lost)
+    if plan.settings.qat:
+        aware = nearest.vary(aware=True)
+        yield aware
+        if not _loses_too_much(aware):
+            return
+        nearest = min((nearest, aware), key=_lost)
     worst = _rank(nearest, progress, force)
     for count in GIVEN_BACK:
         if count > len(worst) // 2:
             return
-        variant = nearest.vary(nearest.recipe, worst[:count])
+        variant = nearest.vary(float_layers=worst[:count])
         yield variant
         if not _loses_too_much(variant):
             return
@@ -76,7 +83,7 @@ def _rank(plan: Plan, progress: Progress, force: bool) -> tuple[str, ...]:
         items = plan.calibration_photos[:RANKED_ON]
         (images,) = image_batches(plan.usable, items, plan.faced, RANKED_ON)
         statistics = plan.calibrated.read("calibrated", Calibrated).statistics
-        ranked = rank_layers(onnx.load(plan.core), statistics, plan.recipe, images, progress)
+        ranked = rank_layers(onnx.load(plan.lower_core), statistics, plan.recipe, images, progress)
         write_record(folder, "ranked", Ranked(decibels=ranked))
 
     stage.make(rank, anew=force)

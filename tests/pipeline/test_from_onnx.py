@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgetl.bundle import Bundle
 from edgetl.errors import CalibrationError, DataError, GraphError, ParityError, SettingsError
-from edgetl.pipeline import BuildReport, BuildSettings, build, make_plan, read_settings, steps
+from edgetl.pipeline import BuildReport, BuildSettings, build, exporting, make_plan, read_settings, steps
 from edgetl.pipeline.plan import Plan
 from edgetl.records import Quiet
 from edgetl.runtime import Predictor, verify_bundle
@@ -181,7 +181,7 @@ class TestRefusals:
     def test_a_core_graph_that_computes_something_else_is_never_built_from(
         self, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = steps.adopt_graph
+        whole = exporting.adopt_graph
 
         def wrong(foreign: Any, way: Any) -> Any:
             core = whole(foreign, way)
@@ -189,6 +189,8 @@ class TestRefusals:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
             return core
 
-        monkeypatch.setattr(steps, "adopt_graph", wrong)
-        with pytest.raises(ParityError, match="no core graph computes what it does: folded: rung 'core'"):
+        monkeypatch.setattr(exporting, "adopt_graph", wrong)
+        with pytest.raises(
+            ParityError, match="no core graph computes what theirs.onnx as it stands does: folded: rung 'core'"
+        ):
             build(BuildSettings(**asked, seed=5))

@@ -21,7 +21,7 @@ from edgetl.compile import Compiled, face, for_onnxruntime
 from edgetl.errors import ParityError
 from edgetl.export import border, graph
 from edgetl.finetune import Classifier
-from edgetl.pipeline import BuildSettings, Plan, build, make_plan, steps
+from edgetl.pipeline import BuildSettings, Plan, build, exporting, make_plan, networks, steps
 from edgetl.pipeline.ladder import prove_bundle
 from edgetl.pipeline.measure import reference
 from edgetl.records import Border, Preprocess, Quiet
@@ -39,11 +39,11 @@ class TestCore:
 
     @pytest.fixture(autouse=True)
     def _one_exporter(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(steps, "EXPORTERS", ("torchscript",))
+        monkeypatch.setattr(exporting, "EXPORTERS", ("torchscript",))
 
     def refused(self, plan: Plan, folder: Path) -> str:
         with pytest.raises(
-            ParityError, match="no exporter gave a graph that computes what was trained: rung 'core'"
+            ParityError, match="no core graph computes what the trained network does: torchscript: rung 'core'"
         ) as it:
             steps.exported(plan, Quiet(), folder)
         return str(it.value)
@@ -73,7 +73,7 @@ class TestCore:
     def test_a_layer_in_training_mode(
         self, layer: nn.Module, where: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        headed, export = steps._headed, graph._torchscript
+        headed, export = networks.head_on, graph._torchscript
 
         class Longer(Classifier):
             def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class TestCore:
             monkeypatch.setattr(torch.onnx, "export", _as_it_is(torch.onnx.export))
             return export(network, example)
 
-        monkeypatch.setattr(steps, "_headed", make_longer)
+        monkeypatch.setattr(networks, "head_on", make_longer)
         monkeypatch.setattr(graph, "_torchscript", export_training)
         assert where in self.refused(plan, tmp_path)
 

@@ -74,6 +74,58 @@ def test_the_worst_layers_of_the_best_recipe_go_back_to_float_until_it_pays(try_
     assert (ships.recipe.name, ships.float_layers) == ("percentile", WORST[:4])
 
 
+class TestAware:
+    """Training that feels the rounding, where it was asked for."""
+
+    @pytest.fixture
+    def settings(self, settings: BuildSettings) -> BuildSettings:
+        return settings.model_copy(update={"qat": 1})
+
+    def test_it_is_tried_after_the_recipes_by_the_best_of_them(
+        self, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = {"minmax": 3.0, "percentile": 1.0, "entropy": 2.0}
+        monkeypatch.setattr(variants, "_loses_too_much", lambda variant: not variant.aware)
+        monkeypatch.setattr(variants, "_lost", lambda variant: lost[variant.recipe.name])
+        seen = list(variants.variants(plan, Quiet()))
+        assert [(each.recipe.name, each.aware) for each in seen] == [
+            ("minmax", False), ("percentile", False), ("entropy", False), ("percentile", True),
+        ]  # fmt: skip
+
+    def test_it_is_not_tried_where_a_recipe_pays(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(variants, "_loses_too_much", lambda variant: False)
+        assert [each.aware for each in variants.variants(plan, Quiet())] == [False]
+
+    def test_what_learned_to_bear_the_rounding_ships_and_says_so(
+        self, settings: BuildSettings, write_target: Callable[..., str], lines: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(variants, "_loses_too_much", lambda variant: not variant.aware)
+        monkeypatch.setattr(variants, "_lost", lambda variant: 1.0)
+        forced = {"target": write_target(precisions=("int8",)), "precision": "int8"}
+        bundle = build(settings.model_copy(update=forced), lines)
+        report = BuildReport.model_validate_json(bundle.read("report.json"))
+        assert [each.aware for each in report.tried] == [False, False, False, True]
+        assert report.felt is not None
+        assert len(report.felt.history.epochs) == 2
+        assert [rung.against for rung in bundle.manifest.ladder] == [
+            "the trained network", "the trained network", "the network that felt the rounding", "fp32",
+            "int8 as ONNX defines it",
+        ]  # fmt: skip
+        assert any(line.endswith("Next: recipe minmax, after training that feels the rounding") for line in lines.said)
+        assert "trained on for 1 epoch that felt the rounding" in bundle.read("README.md").decode()
+
+    def test_where_nothing_helps_layers_of_the_better_go_back_to_float(
+        self, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(variants, "_loses_too_much", lambda variant: True)
+        monkeypatch.setattr(variants, "_lost", lambda variant: 1.0 if variant.aware else 2.0)
+        monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
+        seen = list(variants.variants(plan, Quiet()))
+        assert [(each.aware, len(each.float_layers)) for each in seen[3:]] == [
+            (True, 0), (True, 1), (True, 2), (True, 4), (True, 8),
+        ]  # fmt: skip
+
+
 def test_float_ships_as_first_judged_where_nothing_helps(try_all: Callable[..., Any]) -> None:
     tried, ships = try_all({})
     assert [layers for _, layers in tried] == [(), (), (), WORST[:1], WORST[:2], WORST[:4], WORST[:8]]
