@@ -19,14 +19,18 @@ class CalibrationRecipe(Record):
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str
-    method: Literal["minmax", "moving-average", "entropy", "percentile"]
+    method: Literal["minmax", "moving-average", "entropy", "percentile", "nncf"]
     images: int = Field(ge=1, le=100_000)
     select: Literal["balanced", "diverse", "random"] = "balanced"
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
         default=False, description="7-bit weights: exact, and the same, on CPUs without VNNI too"
     )
-    bias_correction: bool = Field(default=False, description="mend the mean that rounded weights shift")
+    bias_correction: bool = Field(default=False, description="mend the mean that rounded weights shift; NNCF: slowly")
+    preset: Literal["performance", "mixed"] = Field(
+        default="mixed", description="of NNCF: activations symmetric, or not where they have both signs"
+    )
+    transformer: bool = Field(default=False, description="of NNCF: its scheme for transformers, SmoothQuant included")
     seed: int = 0
 
 

@@ -68,6 +68,7 @@ LIBRARIES = {
     "onnxruntime": (Permit(rooms=floors(5, 5)), Permit(files="*onnxruntime*.py")),
     "openvino": (Permit(files="*openvino*.py", late=True),),
     "modelopt": (Permit(files="*modelopt*.py", late=True),),
+    "nncf": (Permit(files="*nncf*.py", late=True),),
     "tensorrt": (Permit(files="*tensorrt*.py", late=True),),
     "cuda": (Permit(files="runtime/cudart.py", late=True),),
     "sklearn": (Permit(rooms=frozenset({"data", "finetune"}), late=True),),

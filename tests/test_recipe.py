@@ -71,7 +71,7 @@ def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
         (
             '"minmax"',
             '"mse"',
-            r"method: Input should be 'minmax', 'moving-average', 'entropy' or 'percentile', found 'mse'",
+            r"method: Input should be 'minmax', 'moving-average', 'entropy', 'percentile' or 'nncf', found 'mse'",
         ),
         ("images = 10", "images = 0", r"images: Input should be greater than or equal to 1, found 0"),
         ("images = 10", "images = 100001", r"images: Input should be less than or equal to 100000, found 100001"),

@@ -177,8 +177,8 @@ class Plan:
     @cached_property
     def quantized(self) -> Stage:
         """The stage that makes the graphs below float32."""
-        modelopt = self.engines.get("nvidia-modelopt")
-        return Stage.of("quantized", (), self.calibrated, modelopt, self.lower_precisions, self.float_layers)
+        tools = [self.engines.get(name) for name in ("nvidia-modelopt", "nncf")]
+        return Stage.of("quantized", (), self.calibrated, tools, self.lower_precisions, self.float_layers)
 
     @cached_property
     def compiled(self) -> Stage:

@@ -114,9 +114,16 @@ def _make_plan(
     dataset: Dataset,
 ) -> Plan:
     recipes = tuple(load_recipe(name) for name in ((settings.recipe,) if settings.recipe else target.engine.recipes))
+    foreign = [recipe.name for recipe in recipes if recipe.method == "nncf" and target.engine.name == "tensorrt"]
+    if foreign:
+        raise SettingsError(
+            f"recipe {foreign[0]} quantizes by NNCF, whose Q/DQ pairs TensorRT would not fuse; {target.name} wants "
+            "ModelOpt's. Take minmax, moving-average, percentile or entropy"
+        )
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
     modelopt = ("nvidia-modelopt",) if target.engine.name == "tensorrt" else ()
-    engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt))
+    nncf = ("nncf",) if any(recipe.method == "nncf" for recipe in recipes) else ()
+    engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt, *nncf))
     readers = versions_of(("numpy", "Pillow"))
     check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
     shared = ("records", "metrics", "bundle", "data", "runtime", *LINE)

@@ -38,8 +38,6 @@ from edgetl.records import Precision, Progress
 
 __all__ = ["STEPS"]
 
-# Calibration photos that a quantizer may look at besides; what is too large for float16 is bounded tenfold.
-SAMPLE = 2
 # The largest rounded weight, and that of recipes that reduce the range.
 LEVELS, REDUCED_LEVELS = 127, 64
 
@@ -130,9 +128,9 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     core = onnx.load(plan.lower_core)
     nothing = Statistics(ranges={}, means={})
     statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
-    images = next(image_batches(plan.usable, plan.calibration_photos[:SAMPLE], plan.faced, SAMPLE))
+    batches = image_batches(plan.usable, plan.calibration_photos, plan.faced, BATCH)
     graphs = quantize_for(
-        plan.target.engine.name, core, statistics, images, plan.recipe, plan.lower_precisions, plan.float_layers
+        plan.target.engine.name, core, statistics, batches, plan.recipe, plan.lower_precisions, plan.float_layers
     )
     for precision, graph in graphs.items():
         write_file(folder / f"{precision}.onnx", graph.SerializeToString(deterministic=True))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 
 from edgetl.quantize.by_modelopt import type_graph
+from edgetl.quantize.by_nncf import quantize_by_nncf
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
@@ -14,12 +15,15 @@ from edgetl.records import ImageArray, Precision
 
 __all__ = ["quantize_for"]
 
+# Images that ModelOpt looks at besides; what is too large for float16 is bounded tenfold.
+SAMPLE = 2
+
 
 def quantize_for(
     engine: str,
     model: onnx.ModelProto,
     statistics: Statistics,
-    images: ImageArray,
+    batches: Iterable[ImageArray],
     recipe: CalibrationRecipe,
     precisions: Sequence[Precision],
     float_layers: Sequence[str] = (),
@@ -30,7 +34,7 @@ def quantize_for(
         engine: its name.
         model: the float core graph.
         statistics: of its activations, as `calibrate` finds them.
-        images: some of those that it was calibrated with, uint8 of shape (images, height, width, 3).
+        batches: the images that it was calibrated with, uint8 of shape (images, height, width, 3) each.
         recipe: how weights are quantized, where the engine leaves a choice.
         precisions: what to make.
         float_layers: names of nodes that stay in float; none for TensorRT, which takes FP16 where INT8 loses too much.
@@ -40,5 +44,7 @@ def quantize_for(
         MissingError: what quantizing for it needs is not installed.
     """
     if engine == "tensorrt":
-        return type_graph(model, statistics, images, recipe, precisions)
+        return type_graph(model, statistics, next(iter(batches))[:SAMPLE], recipe, precisions)
+    if recipe.method == "nncf":
+        return {"int8": quantize_by_nncf(model, batches, recipe, float_layers)}
     return {"int8": quantize_graph(model, statistics, recipe, float_layers)}

@@ -51,8 +51,9 @@ class Observer(Protocol):
 
 
 def observer_of(recipe: CalibrationRecipe) -> Observer:
-    """Return the observer of a recipe's method, which has seen nothing."""
-    if recipe.method in {"minmax", "moving-average"}:
+    """Return the observer of a recipe's method, which has seen nothing; NNCF finds ranges of its own, and what is
+    observed beside serves to rank layers."""
+    if recipe.method in {"minmax", "moving-average", "nncf"}:
         return Extremes(averaged=recipe.method == "moving-average")
     return Histograms(recipe.method)
 

@@ -220,3 +220,8 @@ def test_an_output_folder_that_is_no_bundle_is_an_error_before_any_work(
     ):
         plan_of()
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_nncf_is_refused_for_tensorrt(plan_of: Callable[..., Plan]) -> None:
+    with pytest.raises(SettingsError, match=r"recipe nncf quantizes by NNCF, .* jetson-orin-nano wants ModelOpt's"):
+        plan_of(target="jetson", recipe="nncf")
