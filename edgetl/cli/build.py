@@ -45,6 +45,9 @@ def build(
     precision: Annotated[
         str | None, Option(help="Ship this precision, whatever it costs; the report says what.")
     ] = None,
+    budget: Annotated[
+        float | None, Option(help="Points of accuracy that quantization may lose; the target's, unless said.")
+    ] = None,
     qat: Annotated[
         int | None, Option(help="Epochs of training that feels INT8's rounding, tried where INT8 loses too much.")
     ] = None,
@@ -91,6 +94,7 @@ def build(
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
         "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
         "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget, "qat": qat,
+        "budget": budget,
         "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
         "crop_share": crop_share,
     }  # fmt: skip

@@ -92,6 +92,9 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
             )
         forced = target.engine.model_copy(update={"precisions": (settings.precision,)})
         target = target.model_copy(update={"engine": forced})
+    if settings.budget is not None:
+        budget = target.budget.model_copy(update={"accuracy_drop_points": settings.budget})
+        target = target.model_copy(update={"budget": budget})
     kind = ENGINE_KINDS[target.engine.name]
     if find_spec(kind.build_module) is None:  # said before hours of training
         raise MissingError(

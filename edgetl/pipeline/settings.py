@@ -39,6 +39,9 @@ class BuildSettings(Record):
     precision: Precision | None = Field(
         default=None, description="ships whatever it costs; None lets the target choose"
     )
+    budget: float | None = Field(
+        default=None, ge=0, le=100, allow_inf_nan=False, description="points that may be lost; None for the target's"
+    )
     strict_budget: bool = Field(default=False, description="the worse end of the drop's interval must be inside too")
     from_onnx: str | None = Field(
         default=None, description="a float classifier trained elsewhere, in place of training"

@@ -225,3 +225,10 @@ def test_an_output_folder_that_is_no_bundle_is_an_error_before_any_work(
 def test_nncf_is_refused_for_tensorrt(plan_of: Callable[..., Plan]) -> None:
     with pytest.raises(SettingsError, match=r"recipe nncf quantizes by NNCF, .* jetson-orin-nano wants ModelOpt's"):
         plan_of(target="jetson", recipe="nncf")
+
+
+def test_the_users_budget_goes_before_the_targets(plan_of: Callable[..., Plan]) -> None:
+    usual, wide = plan_of(), plan_of(budget=2.5)
+    assert (usual.target.budget.accuracy_drop_points, wide.target.budget.accuracy_drop_points) == (0.5, 2.5)
+    assert wide.answered == usual.answered
+    assert wide.judged != usual.judged

@@ -50,7 +50,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
     [
         ("epochs", -1), ("epochs", 10_001), ("lr", 0.0), ("lr", 2.0), ("lr", float("nan")), ("image_size", 8),
         ("image_size", 4096), ("seed", -1), ("seed", 2**31), ("golden", -1), ("fit", "stretch"), ("device", "tpu"),
-        ("epochs", "many"), ("data", ""),
+        ("epochs", "many"), ("data", ""), ("budget", -0.1), ("budget", 100.1), ("budget", float("nan")), ("qat", -1),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(key: str, value: Any) -> None:
