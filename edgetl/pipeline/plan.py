@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from edgetl.backbones import Backbone, WeightsChoice, load_backbone
+from edgetl.backbones import Backbone, load_backbone
 from edgetl.bundle import Artifact, Weights
 from edgetl.compile import ModelInfo
 from edgetl.data import Check, Dataset, Item, balanced, hold_out, usable_photos
 from edgetl.errors import DataError
 from edgetl.export import ForeignGraph
-from edgetl.finetune import TuneSettings, ViewChoice, Workbench
+from edgetl.finetune import ViewChoice, Workbench
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
+from edgetl.pipeline.training import Training
 from edgetl.quantize import select_items
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preprocess, Progress
@@ -38,7 +38,6 @@ __all__ = [
     "PHOTOS",
     "REFERENCE",
     "Plan",
-    "Training",
 ]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
@@ -53,28 +52,12 @@ BATCH = 16
 HELD_OUT = 0.1
 # Photos that parity is measured on, at the most.
 PARITY_PHOTOS = 128
-# AdamW's rates for the backbone: held-out photos of TrashNet (squeezenet1_1) and of digits (edgetl/nano) answered best.
-# The head's is five times as high: it is new.
-RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
-# Share of the rates that training has where it only is to feel the rounding.
-GENTLE = 0.2
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = (
     "pipeline/artifacts", "pipeline/networks", "pipeline/plan", "pipeline/prepare", "pipeline/results",
-    "pipeline/steps",
+    "pipeline/steps", "pipeline/training",
 )  # fmt: skip
 EXPORTING = ("export", "compile", "bench/accuracy", "pipeline/exporting", "pipeline/ladder", "pipeline/measure")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """How the network is trained: from which weights, where, and in which stages."""
-
-    weights: WeightsChoice
-    device: torch.device
-    view: Stage
-    frozen: Stage
-    tuned: Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,28 +224,6 @@ class Plan:
         return (
             artifact.model_copy(update={"execution": engine.execution}) if artifact.engine == engine.name else artifact
         )
-
-    @property
-    def tuning(self) -> TuneSettings:
-        """The settings of the fine-tuning stage, once the view stage is done."""
-        rate = self.settings.lr
-        if rate is None:
-            kinds = (type(part).__name__ for part in self.backbone.module.modules())
-            rate = RATE_WITH_BATCHNORM if any(kind.startswith("BatchNorm") for kind in kinds) else RATE
-        return TuneSettings(
-            epochs=self.settings.epochs,
-            backbone_lr=rate,
-            head_lr=min(1.0, HEAD_RATE * rate),
-            mirror=self.trained.view.read("view", ViewChoice).mirror,
-            seed=self.settings.seed,
-        )
-
-    @property
-    def feeling(self) -> TuneSettings:
-        """The settings of the training that feels the rounding: what fine-tuning found is to be kept."""
-        usual = self.tuning
-        rates = {"backbone_lr": usual.backbone_lr * GENTLE, "head_lr": usual.head_lr * GENTLE}
-        return usual.model_copy(update={"epochs": self.settings.qat, **rates})
 
     @cached_property
     def backbone(self) -> Backbone:

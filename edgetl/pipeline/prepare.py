@@ -15,9 +15,10 @@ from edgetl.data import Dataset, read_dataset
 from edgetl.errors import MissingError, SettingsError
 from edgetl.export import ForeignGraph, Looks, read_foreign
 from edgetl.finetune import pick_device
-from edgetl.pipeline.plan import EXPORTING, LINE, Plan, Training
+from edgetl.pipeline.plan import EXPORTING, LINE, Plan
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
+from edgetl.pipeline.training import Training
 from edgetl.recipe import load_recipe
 from edgetl.records import Progress
 from edgetl.target import ENGINE_KINDS, TargetProfile, load_target

@@ -33,6 +33,7 @@ from edgetl.pipeline.networks import head_on, leave_network, state_bytes, traine
 from edgetl.pipeline.plan import BATCH, FEATURES, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
+from edgetl.pipeline.training import feeling_of, tuning_of
 from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on
 from edgetl.records import Precision, Progress
 
@@ -89,7 +90,8 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     train, held, _ = plan.parts
     classifier = head_on(plan)
     try:
-        history = tune(classifier, train, held, plan.photo, plan.tuning, plan.bench(progress))
+        how = tuning_of(plan.trained, plan.settings, classifier.backbone)
+        history = tune(classifier, train, held, plan.photo, how, plan.bench(progress))
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, state_bytes(classifier))
@@ -103,7 +105,8 @@ def felt(plan: Plan, progress: Progress, folder: Path) -> None:
     train, held, _ = plan.parts
     classifier = trained_by(plan.trained.tuned, plan)
     levels = REDUCED_LEVELS if plan.recipe.reduce_range else LEVELS
-    history = tune_aware(classifier, train, held, plan.photo, plan.feeling, plan.bench(progress), levels)
+    how = feeling_of(plan.trained, plan.settings, classifier.backbone)
+    history = tune_aware(classifier, train, held, plan.photo, how, plan.bench(progress), levels)
     leave_network(folder, classifier, history, started)
 
 
