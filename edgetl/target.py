@@ -40,13 +40,17 @@ class EngineKind:
 
 ENGINE_KINDS: dict[str, EngineKind] = {
     "onnxruntime": EngineKind(
-        extra="ort", build_module="onnxruntime", build_extra="ort", precisions=("int8", "fp32"), devices=("cpu", "cuda")
+        extra="ort",
+        build_module="onnxruntime",
+        build_extra="ort",
+        precisions=("int8", "fp16", "fp32"),
+        devices=("cpu", "cuda"),
     ),
     "openvino": EngineKind(
         extra="openvino",
         build_module="openvino",
         build_extra="openvino",
-        precisions=("int8", "fp32"),
+        precisions=("int8", "fp16", "fp32"),
         devices=("cpu", "gpu", "npu"),
     ),
     "tensorrt": EngineKind(

@@ -127,5 +127,5 @@ def test_a_check_of_ours_is_told_in_our_words() -> None:
     with pytest.raises(ValidationError, match="precisions") as caught:
         TargetProfile.model_validate(said)
     assert explain(caught.value, TargetProfile) == (
-        'engine: precisions holds "bf16", but onnxruntime here builds int8 or fp32'
+        'engine: precisions holds "bf16", but onnxruntime here builds int8, fp16 or fp32'
     )

@@ -161,7 +161,7 @@ def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
         ('["int8", "fp32"]', "[]", r"engine\.precisions: .*at least 1 item"),
         ('["int8", "fp32"]', '["int4"]', r"engine\.precisions\.0: Input should be .*'int8'.*, found 'int4'"),
         ('"int8", ', '"fp32", ', r'engine: precisions holds "fp32" twice; each is tried once'),
-        ('"int8", ', '"fp16", ', r'engine: precisions holds "fp16", but onnxruntime here builds int8 or fp32'),
+        ('"int8", ', '"bf16", ', r'engine: precisions holds "bf16", but onnxruntime here builds int8, fp16 or fp32'),
         ("threads = 2", 'device = "npu"', r'engine: device is "npu", but onnxruntime here runs on cpu or cuda'),
         ("threads = 2", "batch_sizes = []", r"engine\.batch_sizes: .*at least 1 item"),
         ("threads = 2", "batch_sizes = [0]", r"engine\.batch_sizes\.0: .*greater than or equal to 1"),

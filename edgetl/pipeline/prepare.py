@@ -97,11 +97,15 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
         budget = target.budget.model_copy(update={"accuracy_drop_points": settings.budget})
         target = target.model_copy(update={"budget": budget})
     kind = ENGINE_KINDS[target.engine.name]
-    if find_spec(kind.build_module) is None:  # said before hours of training
-        raise MissingError(
-            f"{kind.build_module} is needed to build for {target.name} and is not installed. "
-            f"Run: pip install 'edgetl[{kind.build_extra}]'"
-        )
+    needed = {kind.build_module: kind.build_extra}
+    if any(precision.endswith("fp16") for precision in target.engine.precisions):
+        needed["modelopt"] = "train"
+    for module, extra in needed.items():
+        if find_spec(module) is None:  # said before hours of training
+            raise MissingError(
+                f"{module} is needed to build for {target.name} and is not installed. "
+                f"Run: pip install 'edgetl[{extra}]'"
+            )
     if settings.out.resolve().is_relative_to(Path(settings.data).resolve()):
         raise SettingsError(
             f"--out {settings.out} lies inside --data {settings.data}: its photos would be taken for yours the next "
@@ -125,7 +129,7 @@ def _make_plan(
             "ModelOpt's. Take minmax, moving-average, percentile or entropy"
         )
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
-    modelopt = ("nvidia-modelopt",) if target.engine.name == "tensorrt" else ()
+    modelopt = ("nvidia-modelopt",) if any("fp16" in each for each in target.engine.precisions) else ()
     nncf = ("nncf",) if any(recipe.method == "nncf" for recipe in recipes) else ()
     engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt, *nncf))
     readers = versions_of(("numpy", "Pillow"))

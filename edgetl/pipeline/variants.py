@@ -14,6 +14,7 @@ from edgetl.pipeline.results import Calibrated, Judged, Ranked
 from edgetl.pipeline.stages import Stage, write_record
 from edgetl.quantize import rank_layers
 from edgetl.records import Progress
+from edgetl.runtime import PLANNED
 
 __all__ = ["choose", "judged_of", "variants"]
 
@@ -24,8 +25,8 @@ RANKED_ON = 16
 
 
 def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Plan]:
-    """Yield what to try, one plan after the other, as long as float is all that pays and quantizing otherwise may lose
-    less; each is judged before the next is asked for. `force` ranks layers anew."""
+    """Yield what to try, one plan after the other, as long as what the target prefers does not pay and quantizing
+    otherwise may lose less; each is judged before the next is asked for. `force` ranks layers anew."""
     yield plan
     tried = [plan]
     for recipe in plan.recipes[1:]:
@@ -53,8 +54,8 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
 
 
 def choose(tried: Sequence[Plan]) -> Plan:
-    """Return the plan that ships: the last where it pays, else the first, of which float ships."""
-    return tried[-1] if judged_of(tried[-1]).verdict.precision != "fp32" else tried[0]
+    """Return the plan that ships: the last where it pays, else the first."""
+    return tried[0] if _loses_too_much(tried[-1]) else tried[-1]
 
 
 def judged_of(plan: Plan) -> Judged:
@@ -63,10 +64,11 @@ def judged_of(plan: Plan) -> Judged:
 
 
 def _loses_too_much(plan: Plan) -> bool:
-    """Say whether float ships, and something was refused for what it loses: what is too slow is not helped by layers in
-    float, nor by other ranges."""
+    """Say whether something that the target prefers to what ships was refused for what it loses: what is too slow is
+    not helped by layers in float, nor by other ranges. TensorRT ships FP16 then, and takes minutes to try."""
     verdict = judged_of(plan).verdict
-    return verdict.precision == "fp32" and bool(verdict.outside)
+    fallback = verdict.precision == "fp32" or plan.target.engine.name != PLANNED
+    return fallback and bool(verdict.outside) and verdict.precision not in verdict.outside
 
 
 def _lost(plan: Plan) -> float:

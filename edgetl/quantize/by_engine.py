@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import onnx
 
@@ -43,8 +44,15 @@ def quantize_for(
         CalibrationError: an activation that is to be quantized has no range.
         MissingError: what quantizing for it needs is not installed.
     """
+    coming = iter(batches)
+    first = next(coming)
     if engine == "tensorrt":
-        return type_graph(model, statistics, next(iter(batches))[:SAMPLE], recipe, precisions)
-    if recipe.method == "nncf":
-        return {"int8": quantize_by_nncf(model, batches, recipe, float_layers)}
-    return {"int8": quantize_graph(model, statistics, recipe, float_layers)}
+        return type_graph(model, statistics, first[:SAMPLE], recipe, precisions)
+    made: dict[Precision, onnx.ModelProto] = {}
+    if "int8" in precisions and recipe.method == "nncf":
+        made["int8"] = quantize_by_nncf(model, chain([first], coming), recipe, float_layers)
+    elif "int8" in precisions:
+        made["int8"] = quantize_graph(model, statistics, recipe, float_layers)
+    if "fp16" in precisions:
+        made |= type_graph(model, statistics, first[:SAMPLE], recipe, ["fp16"])
+    return made

@@ -55,3 +55,19 @@ def test_it_answers_as_the_bundle_for_onnx_runtime(other: Bundle, built: Bundle,
             a.label == b.label for a, b in zip(one.predict_batch(photos), reference.predict_batch(photos), strict=True)
         ]
     assert np.mean(same) >= 0.95
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_fp16_is_in_the_graph_and_half_as_large(
+    name: str, built: Bundle, settings: BuildSettings, write_target: Callable[..., str]
+) -> None:
+    pytest.importorskip(name, reason=f"the engine {name} is not installed here")
+    pytest.importorskip("modelopt", reason="ModelOpt types the graph")
+    target = write_target(engine=name, precisions=("fp16", "fp32"))
+    bundle = build(settings.model_copy(update={"target": target, "precision": "fp16"}))
+    report = BuildReport.model_validate_json(bundle.read("report.json"))
+    plain, halved = (report.judged.of(precision).size_bytes for precision in ("fp32", "fp16"))
+    assert halved < 0.7 * plain
+    assert report.judged.damage.drop.points == 0
+    assert report.calibration is None
+    assert len(verify_bundle(bundle.folder).replayed) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, steps, variants
 from edgetl.pipeline.results import Judged
 from edgetl.records import Precision, Quiet
+from edgetl.target import load_target
 
 WORST = tuple(f"layer{number}" for number in range(26))
 Tried = tuple[str, tuple[str, ...]]
@@ -72,6 +75,19 @@ def test_the_worst_layers_of_the_best_recipe_go_back_to_float_until_it_pays(try_
         ("percentile", WORST[:1]), ("percentile", WORST[:2]), ("percentile", WORST[:4]),
     ]  # fmt: skip
     assert (ships.recipe.name, ships.float_layers) == ("percentile", WORST[:4])
+
+
+@pytest.mark.parametrize(("engine", "more"), [("openvino", True), ("tensorrt", False)])
+def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
+    engine: str, more: bool, plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan.judged.read("judged", Judged)
+    refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
+    monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
+    target = load_target(write_target(engine=engine, precisions=("int8", "fp16")))
+    seen = variants.variants(replace(plan, target=target), Quiet())
+    assert next(seen).recipe.name == "minmax"
+    assert [each.recipe.name for each in islice(seen, 1)] == ["percentile"] * more
 
 
 class TestAware:

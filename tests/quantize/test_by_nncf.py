@@ -102,6 +102,14 @@ def test_an_engine_gets_it_by_the_recipe() -> None:
     assert len(weights_of(made["int8"])) == 4
 
 
+def test_fp16_comes_beside_it(quantized: onnx.ModelProto) -> None:
+    pytest.importorskip("modelopt", reason="ModelOpt types the graph")
+    model = named()
+    made = quantize_for("openvino", model, calibrate(model, batches(), NNCF), iter(batches()), NNCF, ["int8", "fp16"])
+    assert made["int8"].SerializeToString(deterministic=True) == quantized.SerializeToString(deterministic=True)
+    assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in made["fp16"].graph.initializer)
+
+
 def test_no_image_calibrates_nothing() -> None:
     with pytest.raises(CalibrationError, match="no image came to calibrate with"):
         quantize_by_nncf(named(), [], NNCF)
