@@ -3,8 +3,8 @@
     python benchmarks/train_networks.py --cifar cifar10-jpeg.zip --out NETS
     python benchmarks/quantize_vs_peers.py --nets NETS [--python nncf=VENV/bin/python ...] [--only NAME ...]
 
-Peers have the build's calibration photos, their own defaults (`quantize_peer.py`), the same engine and threads; a peer
-that needs an environment of its own gets its interpreter by `--python`. Accuracy is on the photos that nothing was
+Peers have the build's calibration photos, their own defaults (`quantize_peer.py`), the same engine and its options; a
+peer that needs an environment of its own gets its interpreter by `--python`. Accuracy is on the photos that nothing was
 chosen by, paired image by image. What ships is timed against each rival in pairs, in turn, on sessions opened anew
 several times; the medians count. A peer's graph reads floats that are ready, so its scaling of the photo is not timed.
 With `--only`, the other networks' figures stay as they were recorded.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -43,7 +42,6 @@ from edgetl.runtime.on_onnxruntime import session_options
 
 NAME = "quantize_vs_peers"
 SESSIONS, ROUNDS, PER_ROUND = 7, 4, 15
-THREADS = os.cpu_count() or 1
 # Target -> the peers that are compared with there, and the suffix of what they make.
 TARGETS = {
     "cpu": {"onnxruntime": ".onnx", "nncf": ".onnx", "modelopt": ".onnx", "neural_compressor": ".onnx"},
@@ -91,7 +89,7 @@ def on_onnxruntime(path: Path) -> Run:
     """Return a call of ONNX Runtime on a peer's file."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, session_options(THREADS), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, session_options(threads=0), providers=["CPUExecutionProvider"])
     return lambda feed: session.run(None, {"image": feed})[0]
 
 
@@ -99,7 +97,7 @@ def on_openvino(path: Path) -> Run:
     """Return a call of OpenVINO on a peer's file."""
     from edgetl.compile.openvino_core import the_core
 
-    how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
+    how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 0}
     request = the_core("run a peer's graph").compile_model(str(path), "CPU", how).create_infer_request()
     return lambda feed: request.infer([feed], share_inputs=True)[0]
 
@@ -145,7 +143,7 @@ def compare(
             run = rival.open()
             answers[name] = np.concatenate([run(rival.feed(some)) for some in plan.read_kept(rows)]).argmax(axis=1)
         except Exception as error:  # noqa: PERF203, an engine that cannot read a peer's graph has a class of its own
-            figures["failed"][name] = str(error).strip().splitlines()[0]
+            figures["failed"][name] = str(error).strip().splitlines()[-1]
             del rivals[name]
     figures |= {
         "images": len(labels),

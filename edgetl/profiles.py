@@ -112,7 +112,7 @@ def explain(invalid: ValidationError, kind: type[Record]) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     if first["type"] == "value_error":
-        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+        return f"{key}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     return f"{key}: {first['msg']}, found {first['input']!r}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgetl.errors import RecipeError
 from edgetl.profiles import load_named, profile_names
@@ -32,6 +32,15 @@ class CalibrationRecipe(Record):
     )
     transformer: bool = Field(default=False, description="of NNCF: its scheme for transformers, SmoothQuant included")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> CalibrationRecipe:
+        by_nncf = self.method == "nncf"
+        for key in ("per_channel", "reduce_range") if by_nncf else ("preset", "transformer"):
+            if key in self.model_fields_set:
+                whose = "NNCF chooses that itself" if by_nncf else "only NNCF has that"
+                raise ValueError(f'{key} is set, but method is "{self.method}": {whose}')
+        return self
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
         ("images = 10", "images = 100001", r"images: Input should be less than or equal to 100000, found 100001"),
         ("images = 10", 'images = "all"', r"images: Input should be a valid integer.*, found 'all'"),
         ("images = 10\n", "", r"images is missing"),
+        ("seed = 3", "transformer = true", r'transformer is set, but method is "minmax": only NNCF has that'),
+        ('"minmax"', '"nncf"\nreduce_range = true', r'reduce_range is set, but method is "nncf": NNCF chooses that'),
         ('"random"', '"first"', r"select: Input should be 'balanced', 'diverse' or 'random', found 'first'"),
         ("schema = 1", "schema = 2", r"schema: Input should be 1, found 2"),
         ('"mine"', '"Mine"', r"name: String should match pattern .*, found 'Mine'"),

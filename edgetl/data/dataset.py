@@ -33,7 +33,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Labelled photos under one root: class names in sorted order, items sorted by path."""
+    """Labelled photos under one root: class names in sorted order, or in that of a network, items sorted by path."""
 
     root: Path
     labels: tuple[str, ...]
@@ -72,7 +72,10 @@ class Dataset:
         """
         for label in self.labels:
             if label not in labels:
-                raise DataError(f"{self.root}: the class {label!r} is not among the labels. {nearest(label, labels)}")
+                raise DataError(
+                    f"{self.root}: the class {label!r} is not among the network's labels. {nearest(label, labels)} "
+                    "Name the folders as --labels does"
+                )
         numbers = [labels.index(label) for label in self.labels]
         items = tuple(replace(item, label=numbers[item.label]) for item in self.items)
         return Dataset(root=self.root, labels=labels, items=items)

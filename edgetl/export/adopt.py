@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from edgetl.compile import simplify_graph
 from edgetl.errors import ExportError
@@ -39,8 +40,7 @@ def adopt_graph(foreign: ForeignGraph, way: Way) -> CoreGraph:
     """
     model = onnx.ModelProto.FromString(foreign.model.SerializeToString())
     model = _in_opset(model)
-    if foreign.softmax is not None:
-        _end_at(model.graph, foreign.softmax.input[0])
+    _end_at(model.graph, foreign.logits)
     _free_batch(model.graph)
     _rename_border(model.graph, foreign)
     simple = onnx.load_from_string(simplify_graph(model.SerializeToString()))
@@ -54,6 +54,10 @@ def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if found == OPSET:
         return model
     try:
+        if found > OPSET:
+            # What is newer than that is written in older operators; the converter cannot.
+            newer = sorted({("", node.op_type) for node in model.graph.node if _since(node.op_type, found) > OPSET})
+            model = inliner.inline_selected_functions(model, newer, inline_schema_functions=True) if newer else model
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx raises RuntimeError and classes of its own
         raise ExportError(
@@ -62,12 +66,26 @@ def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
+def _since(operator: str, opset: int) -> int:
+    """Return the opset that first had an operator as a given one has it; 0 where it does not know it."""
+    try:
+        history = [each for each in onnx.defs.get_all_schemas_with_history() if each.name == operator]
+        return min((each.since_version for each in history if each.domain == ""), default=0)
+    except onnx.defs.SchemaError:
+        return 0
+
+
 def _end_at(graph: onnx.GraphProto, tensor: str) -> None:
-    """Let the graph give another of its tensors."""
-    gives = graph.output[0]
-    for node in [node for node in graph.node if gives.name in node.output]:
-        graph.node.remove(node)
-    gives.name = tensor
+    """Let the graph give another of its tensors, and do nothing beyond."""
+    graph.output[0].name = tensor
+    wanted, kept = {tensor}, []
+    for node in reversed(graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    whole = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(whole)
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:
@@ -79,18 +97,28 @@ def _free_batch(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     if not fixed:
         return
-    made = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants |= {node.output[0]: _value_of(node) for node in graph.node if node.op_type == "Constant"}
     for number, node in enumerate(each for each in graph.node if each.op_type == "Reshape"):
-        tensor = stored.get(node.input[1])
-        if tensor is None and node.input[1] in made:
-            tensor = helper.get_node_attr_value(made[node.input[1]], "value")
-        shape = [] if tensor is None else numpy_helper.to_array(tensor).tolist()
-        if shape and shape[0] == fixed:
-            # 0 stands for as many as come.
-            free = numpy_helper.from_array(np.array([0, *shape[1:]], dtype=np.int64), f"{OWN}shape_{number}")
-            graph.initializer.append(free)
-            node.input[1] = free.name
+        shape = constants.get(node.input[1])
+        if node.input[0] in constants or shape is None or not shape.size or shape[0] != fixed:
+            continue
+        # 0 stands for as many as come, unless it is allowed to stand for itself.
+        free = numpy_helper.from_array(np.array([0, *shape[1:]], dtype=np.int64), f"{OWN}shape_{number}")
+        graph.initializer.append(free)
+        node.input[1] = free.name
+        for attribute in [each for each in node.attribute if each.name == "allowzero"]:
+            node.attribute.remove(attribute)
+
+
+def _value_of(constant: onnx.NodeProto) -> npt.NDArray[Any]:
+    """Return what a Constant node gives; nothing for what is no number."""
+    said = constant.attribute[0]
+    if said.name == "value":
+        return numpy_helper.to_array(said.t)
+    if said.name in {"value_int", "value_ints", "value_float", "value_floats"}:
+        return np.atleast_1d(np.array(helper.get_attribute_value(said)))
+    return np.empty(0)
 
 
 def _rename_border(graph: onnx.GraphProto, foreign: ForeignGraph) -> None:

@@ -18,7 +18,7 @@ class CoreSession:
     """A core graph, quantized or not, as ONNX defines it: no engine's face, and Q/DQ in float.
 
     Raises:
-        ExportError: ONNX Runtime cannot read the graph.
+        ExportError: ONNX Runtime cannot read the graph; or, later, cannot run it.
     """
 
     def __init__(self, graph: bytes, tensors: Sequence[str] = ()) -> None:
@@ -39,9 +39,16 @@ class CoreSession:
 
     def run(self, images: ImageArray) -> FloatArray:
         """Return logits of shape (images, classes) for uint8 RGB images of shape (images, height, width, 3)."""
-        logits: FloatArray = self._engine.run(self._names[:1], feed_of(self._model, images))[0]
+        logits: FloatArray = self._run(self._names[:1], images)[0]
         return logits
 
     def values(self, images: ImageArray) -> dict[str, FloatArray]:
         """Return the logits and every other tensor that was asked for, by name."""
-        return dict(zip(self._names, self._engine.run(self._names, feed_of(self._model, images)), strict=True))
+        return dict(zip(self._names, self._run(self._names, images), strict=True))
+
+    def _run(self, names: Sequence[str], images: ImageArray) -> list[FloatArray]:
+        try:
+            found: list[FloatArray] = self._engine.run(names, feed_of(self._model, images))
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {error}") from error
+        return found

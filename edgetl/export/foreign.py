@@ -34,13 +34,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "Normalized_0_1": (0.0, 1.0),
     "Normalized_1_1": (0.5, 0.5),
 }
+# What may stand behind a Softmax at a graph's end, and how near to 1 the probabilities of a photo come.
+AFTER = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Transpose"}
+SUM = 1e-3
 # Operators of graphs that are quantized, of which one is always there.
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
 
 
 class Looks(Record):
     """How a graph wants its photos, as far as the user says: mean and std are of pixel/255, in the order of channels
-    that the graph reads; `side` is the photo's side in pixels. None leaves it to the file."""
+    that the graph reads; `side` is the photo's side in pixels. None leaves it to the file. `labelled` says that the
+    user names the classes."""
 
     side: int | None = None
     fit: Fit = "crop"
@@ -48,6 +52,7 @@ class Looks(Record):
     mean: Triple | None = None
     std: Triple | None = None
     channels: Channels | None = None
+    labelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,8 @@ class ForeignGraph:
     """A classifier trained elsewhere.
 
     `rows` says that the graph reads rows of pixels (images, height, width, 3) in place of planes, `places` that it
-    gives (images, classes, 1, 1); `mean` and `std` are of pixel/255, in RGB order, whichever order the graph reads.
+    gives (images, classes, 1, 1); `logits` is the tensor that holds the logits: the output or, where the file ends in a
+    Softmax, what that reads; `mean` and `std` are of pixel/255, in RGB order, whichever order the graph reads.
     `labels` are those that the file names, in the order of its outputs, None where it names none.
     """
 
@@ -64,6 +70,7 @@ class ForeignGraph:
     model: onnx.ModelProto
     side: int
     rows: bool
+    logits: str
     places: bool
     channels: Channels
     fit: Fit
@@ -86,10 +93,9 @@ class ForeignGraph:
         )
 
     @property
-    def softmax(self) -> onnx.NodeProto | None:
-        """The node that turns logits into probabilities at the graph's end, None where it gives logits."""
-        last = self.model.graph.output[0].name
-        return next((node for node in self.model.graph.node if last in node.output and node.op_type == "Softmax"), None)
+    def batch(self) -> int | None:
+        """How many photos the file takes at once, None for any number."""
+        return self.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
     def run(self, images: ImageArray) -> FloatArray:
         """Return the logits of shape (images, classes) that the file gives for uint8 photos of shape (images, side,
@@ -104,7 +110,7 @@ class ForeignGraph:
             normal = normal[..., ::-1]
         feed = np.ascontiguousarray(normal if self.rows else normal.transpose(0, 3, 1, 2))
         entry = self.model.graph.input[0]
-        at_once = entry.type.tensor_type.shape.dim[0].dim_value or len(feed)
+        at_once = self.batch or len(feed)
         # A batch that is not whole is filled up.
         whole = np.concatenate([feed, feed[:1].repeat(-len(feed) % at_once, axis=0)])
         try:
@@ -114,15 +120,20 @@ class ForeignGraph:
             ]
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise GraphError(f"{self.name}: ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
-        logits: FloatArray = np.concatenate(parts)[: len(feed)].reshape(len(feed), -1)
+        logits: FloatArray = np.concatenate(parts)[: len(feed)].reshape(len(feed), -1).astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise GraphError(f"{self.name}: its answers are not finite. Is a weight NaN, or far too large?")
+        if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=SUM):
+            raise GraphError(
+                f"{self.name}: gives probabilities, and where they come from was not found. Export it up to its logits"
+            )
         return logits
 
     @cached_property
     def _engine(self) -> onnxruntime.InferenceSession:
         model = onnx.ModelProto.FromString(self.model.SerializeToString())
-        if self.softmax is not None:
-            del model.graph.output[:]
-            model.graph.output.append(onnx.ValueInfoProto(name=self.softmax.input[0]))
+        del model.graph.output[:]
+        model.graph.output.append(onnx.ValueInfoProto(name=self.logits))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -137,24 +148,25 @@ def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
     """
     model = _load(path)
     _check_content(path, model)
-    entry, given = _check_border(path, model)
-    classes = given[1]
-    said = {prop.key: prop.value for prop in model.metadata_props}
+    entry = _check_input(path, model)
     rows, side = _side_of(path, entry, looks.side)
+    shapes = _shapes(model)
+    classes = _check_output(path, model, shapes)
+    logits = _logits_of(model.graph)
+    said = {prop.key: prop.value for prop in model.metadata_props}
     channels = looks.channels or ("bgr" if said.get(PIXELS, "").lower().startswith("bgr") else "rgb")
     mean, std = _range_of(path, said, looks)
     if channels == "bgr":
         mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
-    labels = _labels_in(said)
-    if labels is not None and len(labels) != classes:
-        labels = None
+    labels = None if looks.labelled else _labels_in(path, said, classes)
     return ForeignGraph(
         name=path.name,
         identity=f"sha256:{hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()}",
         model=model,
         side=side,
         rows=rows,
-        places=len(given) > 2,
+        logits=logits,
+        places=len(shapes.get(logits, ())) > 2,
         channels=channels,
         fit=looks.fit,
         crop_share=looks.crop_share,
@@ -178,11 +190,13 @@ def _load(path: Path) -> onnx.ModelProto:
     stored = {tensor.name for tensor in model.graph.initializer}
     for entry in [entry for entry in model.graph.input if entry.name in stored]:
         model.graph.input.remove(entry)
+    # The first version of the format in which they need not.
+    model.ir_version = max(model.ir_version, 4)
     return model
 
 
-def _check_border(path: Path, model: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, tuple[int, ...]]:
-    """Return what the graph reads, and the shape that it gives."""
+def _check_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """Return what the graph reads."""
     reads, gives = model.graph.input, model.graph.output
     if len(reads) != 1 or len(gives) != 1:
         raise GraphError(
@@ -196,11 +210,33 @@ def _check_border(path: Path, model: onnx.ModelProto) -> tuple[onnx.ValueInfoPro
             f"{path}: reads {TensorProto.DataType.Name(kind.elem_type).lower()} of shape {sizes}, but photos come as "
             "float of shape (images, 3, height, width) or (images, height, width, 3)"
         )
-    shapes = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type
-    given = _sizes(shapes)
-    if not given or any(size != 1 for size in given[2:]) or len(given) < 2 or given[1] < 2:
+    entry: onnx.ValueInfoProto = reads[0]
+    return entry
+
+
+def _check_output(path: Path, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many classes the graph tells apart."""
+    given = shapes[model.graph.output[0].name]
+    if len(given) < 2 or given[1] < 2 or any(size != 1 for size in given[2:]):
         raise GraphError(f"{path}: gives shape {given}, but a classifier gives (images, classes)")
-    return reads[0], given
+    return given[1]
+
+
+def _logits_of(graph: onnx.GraphProto) -> str:
+    """Return the tensor that holds the logits."""
+    made = {name: node for node in graph.node for name in node.output}
+    name: str = graph.output[0].name
+    while name in made and made[name].op_type in AFTER:
+        name = made[name].input[0]
+    ends = made.get(name)
+    found: str = ends.input[0] if ends is not None and ends.op_type == "Softmax" else graph.output[0].name
+    return found
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors by name, () where one is not known, with -1 for what is free."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {one.name: _sizes(one.type.tensor_type) for one in (*graph.value_info, *graph.output)}
 
 
 def _check_content(path: Path, model: onnx.ModelProto) -> None:
@@ -215,7 +251,7 @@ def _check_content(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _side_of(path: Path, entry: onnx.ValueInfoProto, said: int | None) -> tuple[bool, int]:
-    """Return whether the graph reads rows of pixels, and the side of its photos."""
+    """Return whether the graph reads rows of pixels, and the side of its photos, which is set where it was free."""
     sizes = _sizes(entry.type.tensor_type)
     rows = sizes[1] != 3
     height, width = sizes[1:3] if rows else sizes[2:4]
@@ -226,22 +262,34 @@ def _side_of(path: Path, entry: onnx.ValueInfoProto, said: int | None) -> tuple[
         raise GraphError(f"{path}: does not say how large its photos are. Say --image-size")
     if side > 0 and said not in {None, side}:
         raise GraphError(f"{path}: reads photos of {side}x{side}, but --image-size is {said}")
-    return rows, side if side > 0 else said or 0
+    if side <= 0 and said is not None:
+        side = said
+        for axis in (1, 2) if rows else (2, 3):
+            entry.type.tensor_type.shape.dim[axis].dim_value = side
+    return rows, side
 
 
 def _range_of(path: Path, said: Mapping[str, str], looks: Looks) -> tuple[Triple, Triple]:
     """Return mean and std of pixel/255, in the graph's order of channels."""
-    if RANGE in said and said[RANGE] not in RANGES:
-        raise GraphError(f"{path}: says {RANGE} {said[RANGE]}, which is not known here. Say --mean and --std")
-    known = RANGES[said[RANGE]] if RANGE in said else None
+    known = RANGES.get(said.get(RANGE, ""))
     mean = looks.mean or _triple(said.get("mean")) or ((known[0],) * 3 if known else None)
     std = looks.std or _triple(said.get("std")) or ((known[1],) * 3 if known else None)
     if mean is None or std is None:
+        strange = f" its {RANGE}, {said[RANGE]}, is not known here." if RANGE in said and known is None else ""
         raise GraphError(
-            f"{path}: does not say how its pixels are normalised. Say --mean and --std, of pixel/255: ImageNet's are "
-            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, none are --mean 0,0,0 --std 1,1,1"
+            f"{path}: does not say how its pixels are normalised.{strange} Say --mean and --std, of pixel/255: "
+            "ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, none are --mean 0,0,0 --std 1,1,1"
+        )
+    if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
+        raise GraphError(
+            f"{path}: its mean is {_listed(mean)} and its std {_listed(std)}, but of pixel/255 a mean lies between 0 "
+            "and 1, and a std above 0. Divide what is of 255 by 255"
         )
     return mean, std
+
+
+def _listed(values: Triple) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _triple(text: str | None) -> Triple | None:
@@ -254,15 +302,29 @@ def _triple(text: str | None) -> Triple | None:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _labels_in(said: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the classes that a file names: a list, or numbers and names as Ultralytics writes them."""
+def _labels_in(path: Path, said: Mapping[str, str], classes: int) -> tuple[str, ...] | None:
+    """Return the classes that a file names, None where it names none: a list, lines, words between commas, or numbers
+    and names either way round, as Ultralytics and Hugging Face write them."""
     for key in LABEL_KEYS:
-        found = _literal(said.get(key))
+        if key not in said:
+            continue
+        found = _literal(said[key])
         if isinstance(found, Mapping):
-            found = [found[each] for each in sorted(found, key=int)]
-        if isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(each, str) for each in found):
-            return tuple(found)
+            pairs = [(k, v) if isinstance(v, str) else (v, k) for k, v in found.items()]
+            found = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))] if _numbered(pairs) else None
+        elif found is None:
+            found = [each.strip() for each in said[key].replace("\n", ",").split(",") if each.strip()]
+        if not isinstance(found, list | tuple) or len(found) != classes or not all(isinstance(e, str) for e in found):
+            raise GraphError(
+                f"{path}: names classes in its metadata under {key!r}, but not {classes} of them in a form that is "
+                "known here. Say --labels FILE"
+            )
+        return tuple(found)
     return None
+
+
+def _numbered(pairs: Sequence[tuple[Any, Any]]) -> bool:
+    return all(str(number).isdecimal() and isinstance(name, str) for number, name in pairs)
 
 
 def _literal(text: str | None) -> Any:

@@ -40,7 +40,7 @@ def tune_aware(
 
     Rounded are the weights of convolutions and linear layers, one scale an output channel, and what they read, but for
     the head, which quantizing leaves in float, and the photo, whose bytes are exact. A BatchNorm behind a layer scales
-    its channels, so it changes nothing of their rounding.
+    its channels, so it changes nothing of their rounding. What torch's attention multiplies inside is not felt.
 
     Args:
         classifier: as fine-tuning left it.
@@ -92,6 +92,8 @@ class _RoundedInput:
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the layer's inputs, the first of them rounded."""
         values: torch.Tensor = inputs[0]
+        if self._range is None and not layer.training:
+            return inputs  # nothing of training was seen yet
         if self._range is None or layer.training:
             low, high = torch.aminmax(values.detach().float())
             # Zero is exact: padding and ReLU give it.

@@ -37,8 +37,8 @@ from edgetl.runtime import PLANNED, expect, write_golden
 __all__ = ["compose"]
 
 TOOLCHAIN = (
-    "edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-modelopt", "numpy",
-    "Pillow",
+    "edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-modelopt", "nncf",
+    "numpy", "Pillow",
 )  # fmt: skip
 
 
@@ -141,9 +141,12 @@ def _as_tried(plan: Plan) -> Tried:
 def _command(settings: BuildSettings) -> str:
     """Return the command line that makes this bundle again."""
     said = settings.model_dump(mode="json", exclude_defaults=True)
-    flags = [f"--{key.replace('_', '-')}" if value is True else f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
-             for key, value in said.items()]  # fmt: skip
-    return " ".join(["edgetl build", *flags])
+    words = ["edgetl", "build"]
+    for key, value in said.items():
+        words.append(f"--{key.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return shlex.join(words)
 
 
 def _shipped(plan: Plan, judged: Judged) -> Iterator[tuple[Artifact, str]]:

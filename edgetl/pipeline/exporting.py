@@ -55,7 +55,14 @@ def adopted(plan: Plan, progress: Progress, folder: Path) -> None:
     batches = image_batches(plan.usable, plan.parity_photos, plan.photo, BATCH)
     expected = np.concatenate([foreign.run(images) for images in batches])
     ways: dict[str, Callable[[], CoreGraph]] = {way: partial(adopt_graph, foreign, way) for way in WAYS}
-    _leave_first(plan, ways, expected, plan.original, progress, folder)
+    try:
+        _leave_first(plan, ways, expected, plan.original, progress, folder)
+    except ParityError as error:
+        if foreign.batch is None:
+            raise
+        raise ParityError(
+            f"{error}. The file takes {foreign.batch} photos at once, edgetl any number: export it with a free batch"
+        ) from error
 
 
 def _export(plan: Plan, stage: Stage, trained: str, progress: Progress, folder: Path) -> None:

@@ -186,10 +186,9 @@ class Plan:
     @cached_property
     def bundle(self) -> Stage:
         """What the bundle depends on, whichever of the recipes it comes from."""
-        tried = [recipe.model_dump() for recipe in self.recipes]
-        return Stage.of(
-            "bundle", ("pipeline",), self.vary(self.recipes[0]).judged, tried, self.settings.qat, self.settings.golden
-        )
+        ways = ([recipe.model_dump() for recipe in self.recipes], self.settings.qat)
+        first = self.vary(self.recipes[0], aware=False)
+        return Stage.of("bundle", ("pipeline",), first.judged, ways, self.settings.golden)
 
     @property
     def calibrates(self) -> bool:

@@ -12,7 +12,7 @@ from edgetl.backbones import WeightsChoice, choose_weights
 from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output
 from edgetl.data import Dataset, read_dataset
-from edgetl.errors import MissingError, SettingsError
+from edgetl.errors import MissingError, SettingsError, missing_library
 from edgetl.export import ForeignGraph, Looks, read_foreign
 from edgetl.finetune import pick_device
 from edgetl.pipeline.plan import EXPORTING, LINE, Plan
@@ -59,7 +59,8 @@ def _looks(settings: BuildSettings) -> Looks:
     """Return what a user says of how a graph wants its photos."""
     said = settings.model_dump(include={"mean", "std", "channels"})
     fit = "crop" if settings.fit == "auto" else settings.fit
-    return Looks(side=settings.image_size, fit=fit, crop_share=settings.crop_share or 1.0, **said)
+    share, labelled = settings.crop_share or 1.0, settings.labels is not None
+    return Looks(side=settings.image_size, fit=fit, crop_share=share, labelled=labelled, **said)
 
 
 def _labels_of(settings: BuildSettings, graph: ForeignGraph, dataset: Dataset) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ def _labels_of(settings: BuildSettings, graph: ForeignGraph, dataset: Dataset) -
         path = Path(settings.labels)
         if not path.is_file():
             raise SettingsError(f"--labels {path}: no such file. Give a text file with a class a line")
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     if labels is None:
         labels = dataset.labels
     if len(labels) != graph.classes or len(set(labels)) != len(labels):
@@ -93,6 +94,12 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
             )
         forced = target.engine.model_copy(update={"precisions": (settings.precision,)})
         target = target.model_copy(update={"engine": forced})
+    ways = target.engine.precisions
+    if settings.qat and (ways[0] == "fp32" or "int8" not in ways or len(ways) == 1):
+        raise SettingsError(
+            f"--qat is tried where INT8 loses too much and something else would ship, but {target.name} is to ship "
+            f"{' or '.join(ways)}. Leave --qat away"
+        )
     if settings.budget is not None:
         budget = target.budget.model_copy(update={"accuracy_drop_points": settings.budget})
         target = target.model_copy(update={"budget": budget})
@@ -128,6 +135,14 @@ def _make_plan(
             f"recipe {foreign[0]} quantizes by NNCF, whose Q/DQ pairs TensorRT would not fuse; {target.name} wants "
             "ModelOpt's. Take minmax, moving-average, percentile or entropy"
         )
+    if any(recipe.method == "nncf" for recipe in recipes) and find_spec("nncf") is None:
+        raise missing_library("nncf", "train", f"quantize for {target.name}")
+    diverse = [recipe.name for recipe in recipes if recipe.select == "diverse"]
+    if diverse and isinstance(network, ForeignGraph):
+        raise SettingsError(
+            f"recipe {diverse[0]} takes diverse photos, by the features of the frozen stage, which a network that was "
+            "trained elsewhere has not. Take balanced or random ones"
+        )
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
     modelopt = ("nvidia-modelopt",) if any("fp16" in each for each in target.engine.precisions) else ()
     nncf = ("nncf",) if any(recipe.method == "nncf" for recipe in recipes) else ()
@@ -141,7 +156,7 @@ def _make_plan(
         graph = network
         parts = (settings.seed, settings.skip_bad)
         decoded = Stage.of("decoded", shared, check, graph.preprocess.model_dump(), parts)
-        wanted = (graph.identity, graph.channels, graph.mean, graph.std)
+        wanted = (graph.name, graph.identity, graph.channels, graph.mean, graph.std)
         exported = Stage.of("adopted", EXPORTING, decoded, wanted, tools)
     else:
         trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}

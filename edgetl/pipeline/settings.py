@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
 from edgetl.profiles import explain, read_toml_table
@@ -15,6 +15,11 @@ __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Number, Number, Number]
+
+
+# What is asked of training, and what is said of a network that was trained elsewhere.
+TRAINING = ("backbone", "weights", "epochs", "lr", "qat")
+FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
 
 
 class BuildSettings(Record):
@@ -63,10 +68,23 @@ class BuildSettings(Record):
         """Take "0.485,0.456,0.406" for three numbers."""
         return value.split(",") if isinstance(value, str) else value
 
-
-# What is asked of training, and what is said of a network that was trained elsewhere.
-TRAINING = ("backbone", "weights", "epochs", "lr", "qat")
-FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
+    @model_validator(mode="after")
+    def _check_origin(self) -> BuildSettings:
+        """Refuse what belongs to training beside a network that was trained elsewhere, and the other way round."""
+        elsewhere = self.from_onnx is not None
+        for key in TRAINING if elsewhere else FOREIGN:
+            if key in self.model_fields_set:
+                flag = f"--{key.replace('_', '-')}"
+                raise SettingsError(
+                    f"{flag} says how a network is trained, but --from-onnx {self.from_onnx} was trained elsewhere. "
+                    f"Leave {flag} away"
+                    if elsewhere
+                    else f"{flag} says how a network that was trained elsewhere wants its photos. Say --from-onnx FILE "
+                    "with it"
+                )
+        if self.crop_share is not None and self.fit not in {"auto", "crop"}:
+            raise SettingsError(f"--crop-share says how much `crop` keeps, but --fit is {self.fit}. Leave one away")
+        return self
 
 
 def read_settings(config: Path | None, flags: dict[str, Any]) -> BuildSettings:
@@ -104,29 +122,10 @@ def _said(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(said: dict[str, Any], config: Path | None) -> BuildSettings:
     try:
-        settings = BuildSettings.model_validate(said)
-        _check_origin(settings)
-        return settings
+        return BuildSettings.model_validate(said)
     except ValidationError as invalid:
         where = f"{config}: " if config else ""
         problem = explain(invalid, BuildSettings)
         if problem.endswith(" is missing"):
             problem = f"--{problem}: say it as a flag or in a --config file"
         raise SettingsError(f"{where}{problem}") from invalid
-
-
-def _check_origin(settings: BuildSettings) -> None:
-    """Refuse what belongs to training beside a network that was trained elsewhere, and the other way round."""
-    said = settings.model_fields_set
-    foreign = settings.from_onnx is not None
-    wrong = [key for key in (TRAINING if foreign else FOREIGN) if key in said]
-    if wrong:
-        flag = f"--{wrong[0].replace('_', '-')}"
-        raise SettingsError(
-            f"{flag} says how a network is trained, but --from-onnx {settings.from_onnx} was trained elsewhere. Leave "
-            f"{flag} away"
-            if foreign
-            else f"{flag} says how a network that was trained elsewhere wants its photos. Say --from-onnx FILE with it"
-        )
-    if settings.std is not None and not all(value > 0 for value in settings.std):
-        raise SettingsError(f"--std must be above 0, found {', '.join(map(str, settings.std))}")

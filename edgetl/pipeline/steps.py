@@ -106,7 +106,10 @@ def felt(plan: Plan, progress: Progress, folder: Path) -> None:
     classifier = trained_by(plan.trained.tuned, plan)
     levels = REDUCED_LEVELS if plan.recipe.reduce_range else LEVELS
     how = feeling_of(plan.trained, plan.settings, classifier.backbone)
-    history = tune_aware(classifier, train, held, plan.photo, how, plan.bench(progress), levels)
+    try:
+        history = tune_aware(classifier, train, held, plan.photo, how, plan.bench(progress), levels)
+    except TrainingError as error:
+        raise TrainingError(f"--qat {plan.settings.qat}: {error}. Or build without --qat") from error
     leave_network(folder, classifier, history, started)
 
 

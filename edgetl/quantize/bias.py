@@ -28,7 +28,11 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, means: Ma
         means: of each channel that a convolution reads, by the tensor's name.
     """
     floats = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = {node.output[0]: node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in floats}
+    layers = {
+        node.output[0]: node
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in floats and node.input[0] in means
+    }
     stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
     makers = {name: node for node in quantized.graph.node for name in node.output}
     corrected = 0

@@ -25,6 +25,8 @@ Extreme = npt.NDArray[np.float64]
 
 # Bins of a histogram: a multiple of four, since two become one where its reach doubles.
 BINS = 2048
+# Below it, float32 cannot tell bins apart.
+LEAST_REACH = 2.0**-100
 # Share, in percent, of the values that `percentile` keeps; ONNX Runtime's own choice.
 PERCENTILE = 99.999
 # Of these many neighbouring bins `entropy` makes one, and so many levels it tries to tell apart: its search takes as
@@ -116,7 +118,7 @@ class Histogram:
         if self.reach == 0.0 and largest > 0.0:
             # A power of two, so that bins nest, and neither order nor size of the batches matters. Only zeros have
             # come before, and they lie in the first bin above the middle.
-            self.reach = 2.0 ** math.ceil(math.log2(largest))
+            self.reach = 2.0 ** math.ceil(math.log2(max(largest, LEAST_REACH)))
         while largest > self.reach:
             pairs = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.pad(pairs, BINS // 4)

@@ -30,7 +30,7 @@ PLACES, MEANS, LEAST, MOST = "_places", "_channel_means", "_least", "_most"
 
 class Statistics(Record):
     """What calibration saw of each activation, by its name: the range that its quantized form shall hold and, of what
-    convolutions read, the mean of each channel."""
+    convolutions over planes read, the mean of each channel."""
 
     ranges: Ranges
     means: dict[str, tuple[float, ...]]
@@ -96,7 +96,10 @@ class _Network:
     def __init__(self, model: onnx.ModelProto, reduced: bool) -> None:
         """Open the graph; `reduced` gives extremes, shape (2,) each, in place of whole tensors."""
         self._logits, self._reduced = model.graph.output[0].name, reduced
-        self._read = sorted({node.input[0] for node in model.graph.node if node.op_type == "Conv"})
+        planes = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4}
+        self._read = sorted(
+            {node.input[0] for node in model.graph.node if node.op_type == "Conv" and node.input[1] in planes}
+        )
         sizes = _sizes(model)
         self.at_once = max(1, AT_ONCE // sum(sizes.values()))
         self._groups = [list(sizes)] if reduced else list(_grouped(sizes, AT_ONCE))

@@ -116,6 +116,55 @@ def test_probabilities_become_logits(tmp_path: Path) -> None:
     assert_same(adopted(path, photos()), expected)
 
 
+@pytest.mark.parametrize("behind", ["Identity", "Cast", "Flatten", "Transpose"])
+def test_probabilities_become_logits_whatever_stands_behind(behind: str, tmp_path: Path) -> None:
+    module = network(nn.Flatten(), nn.Linear(8, 3), nn.Softmax(dim=1))
+    model = onnx.load(write(tmp_path, module))
+    made = next(node for node in model.graph.node if node.op_type == "Softmax")
+    made.output[0] = "sure"
+    more = {"Cast": {"to": TensorProto.FLOAT}, "Transpose": {"perm": [0, 1]}}.get(behind, {})
+    model.graph.node.append(helper.make_node(behind, ["sure"], ["output"], **more))
+    expected = answers(without_softmax(module), photos())
+    path = save(tmp_path, model)
+    assert_same(read_foreign(path, LOOKS).run(photos()), expected)
+    assert_same(adopted(path, photos()), expected)
+    assert not {"Softmax", behind} & {
+        node.op_type for node in adopt_graph(read_foreign(path, LOOKS), "folded").model.graph.node
+    } - {"Flatten"}
+
+
+def test_probabilities_that_come_from_elsewhere_are_refused(tmp_path: Path) -> None:
+    class Shares(nn.Module):
+        def forward(self, logits: torch.Tensor) -> torch.Tensor:
+            powers = logits.exp()
+            return powers / powers.sum(dim=1, keepdim=True)
+
+    path = write(tmp_path, network(nn.Flatten(), nn.Linear(8, 3), Shares()))
+    with pytest.raises(GraphError, match=r"gives probabilities, .* Export it up to its logits"):
+        read_foreign(path, LOOKS).run(photos())
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_torchs_usual_export_serves(free: bool, tmp_path: Path) -> None:
+    path = tmp_path / "dynamo.onnx"
+    module = network(nn.Flatten(), nn.Linear(8, 8), nn.GELU(), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 3))
+    shapes = ({0: torch.export.Dim("batch")},) if free else None
+    torch.onnx.export(
+        module, (torch.zeros(2 if free else 1, 3, SIDE, SIDE),), path, dynamo=True, opset_version=20, verbose=False,
+        dynamic_shapes=shapes, external_data=False,
+    )  # fmt: skip
+    assert any(node.op_type == "Gelu" for node in onnx.load(path).graph.node)
+    assert_same(adopted(path, photos()), answers(module, photos()))
+
+
+def test_old_files_that_list_their_weights_among_their_inputs_serve(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path, network(), opset=11))
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model.ir_version = 3
+    assert_same(adopted(save(tmp_path, model), photos()), answers(network(), photos()))
+
+
 def test_classes_in_places_become_a_row(tmp_path: Path) -> None:
     module = network(nn.Conv2d(8, 3, 1))
     path = write(tmp_path, module)
@@ -195,14 +244,26 @@ class TestMetadata:
 
     @pytest.mark.parametrize(
         ("key", "value"),
-        [("labels", '["a", "b", "c"]'), ("names", "{0: 'a', 1: 'b', 2: 'c'}"), ("classes", "('a', 'b', 'c')")],
+        [
+            ("labels", '["a", "b", "c"]'),
+            ("names", "{0: 'a', 1: 'b', 2: 'c'}"),
+            ("classes", "('a', 'b', 'c')"),
+            ("labels", "a\nb\nc"),
+            ("labels", "a, b, c"),
+            ("labels", '{"c": 2, "a": 0, "b": 1}'),
+        ],
     )
     def test_labels_are_read(self, key: str, value: str, tmp_path: Path) -> None:
         assert read_foreign(write(tmp_path, network(), **{key: value}), LOOKS).labels == ("a", "b", "c")
 
-    @pytest.mark.parametrize("value", ["one two", '["a", "b"]', "[1, 2, 3]", "{"])
-    def test_labels_that_do_not_fit_are_passed_over(self, value: str, tmp_path: Path) -> None:
-        assert read_foreign(write(tmp_path, network(), labels=value), LOOKS).labels is None
+    @pytest.mark.parametrize("value", ["one two", '["a", "b"]', "[1, 2, 3]", "{", '{"a": 0, "b": 1}', "{0: []}"])
+    def test_labels_that_do_not_fit_ask_for_others(self, value: str, tmp_path: Path) -> None:
+        path = write(tmp_path, network(), labels=value)
+        with pytest.raises(
+            GraphError, match=r"names classes in its metadata under 'labels', but not 3 of them .*--labels"
+        ):
+            read_foreign(path, LOOKS)
+        assert read_foreign(path, LOOKS.model_copy(update={"labelled": True})).labels is None
 
 
 def quantized(model: onnx.ModelProto) -> None:
@@ -279,8 +340,9 @@ class TestRefusals:
 
     def test_a_range_that_is_not_known_asks_for_it(self, tmp_path: Path) -> None:
         path = write(tmp_path, network(), **{"Image.NominalPixelRange": "NominalRange_16_235"})
-        with pytest.raises(GraphError, match=r"NominalRange_16_235, which is not known here\. Say --mean and --std"):
+        with pytest.raises(GraphError, match=r"NominalRange_16_235, is not known here\. Say --mean and --std"):
             read_foreign(path, Looks())
+        assert read_foreign(path, LOOKS).mean == MEAN
 
     def test_a_file_that_is_not_there_or_not_onnx_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(GraphError, match=r"gone\.onnx: no such file"):

@@ -99,10 +99,15 @@ def test_weights_are_rounded_a_channel_at_a_time_and_learn_as_if_they_were_not()
 class TestInput:
     def test_it_is_rounded_to_256_levels_with_an_exact_zero(self) -> None:
         values = torch.cat([torch.zeros(1), torch.rand(999, generator=torch.Generator().manual_seed(0)) * 4 - 1])
-        (rounded,) = _RoundedInput()(nn.ReLU(), (values,))
+        (rounded,) = _RoundedInput()(nn.ReLU().train(), (values,))
         assert rounded[0] == 0
         assert len(rounded.unique()) <= 256
         assert float((rounded - values).abs().max()) <= 0.51 * 4 / 255
+
+    def test_before_training_nothing_is_rounded(self) -> None:
+        values = torch.rand(9)
+        (same,) = _RoundedInput()(nn.ReLU().eval(), (values,))
+        assert torch.equal(same, values)
 
     def test_its_range_follows_training_and_stands_still_when_answering(self) -> None:
         layer, rounding = nn.ReLU(), _RoundedInput()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgetl.bundle import Bundle
-from edgetl.errors import CalibrationError, DataError, GraphError, ParityError, SettingsError
-from edgetl.pipeline import BuildReport, BuildSettings, build, exporting, make_plan, read_settings, steps
+from edgetl.errors import DataError, GraphError, ParityError, SettingsError
+from edgetl.pipeline import BuildReport, BuildSettings, build, compose, exporting, make_plan, read_settings, steps
 from edgetl.pipeline.plan import Plan
 from edgetl.records import Quiet
 from edgetl.runtime import Predictor, verify_bundle
@@ -67,7 +68,12 @@ def test_the_bundle_answers_as_the_file_does(asked: dict[str, Any], built: Bundl
 
 def test_the_second_time_nothing_is_made(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(BuildSettings(**asked))
-    monkeypatch.setattr(steps, "STEPS", {})
+
+    def refuse(*given: object) -> None:
+        raise AssertionError("something is made again")
+
+    for stage in list(steps.STEPS):
+        monkeypatch.setitem(steps.STEPS, stage, refuse)
     assert build(BuildSettings(**asked)).manifest == first.manifest
     again = build(BuildSettings(**{**asked, "out": asked["out"].with_name("again")}))
     assert again.manifest.files["labels.txt"] == first.manifest.files["labels.txt"]
@@ -130,10 +136,10 @@ class TestRefusals:
         with pytest.raises(SettingsError, match=rf"^{flag} says how .* Say --from-onnx FILE with it"):
             read_settings(None, {"data": "digits", "out": tmp_path / "out", key: value})
 
-    @pytest.mark.parametrize("std", ["0,1,1", "1,1,-1"])
-    def test_std_must_be_above_zero(self, std: str, asked: dict[str, Any]) -> None:
-        with pytest.raises(SettingsError, match=r"--std must be above 0, found"):
-            read_settings(None, {**asked, "std": std})
+    @pytest.mark.parametrize(("key", "value"), [("std", "0,1,1"), ("std", "1,1,-1"), ("mean", "123.7,116.3,103.5")])
+    def test_mean_and_std_must_be_of_pixels_in_shares(self, key: str, value: str, asked: dict[str, Any]) -> None:
+        with pytest.raises(GraphError, match=r"of pixel/255 .* Divide what is of 255 by 255"):
+            make_plan(read_settings(None, {**asked, key: value}), Quiet())
 
     @pytest.mark.parametrize("mean", ["a,b,c", "nan,0,0"])
     def test_mean_is_three_numbers(self, mean: str, asked: dict[str, Any]) -> None:
@@ -158,7 +164,9 @@ class TestRefusals:
         labels = [f"{label}s" for label in trained.usable.labels]
         (tmp_path / "labels.txt").write_text("\n".join(labels))
         first = trained.usable.labels[0]
-        with pytest.raises(DataError, match=rf"the class '{first}' is not among the labels\. Did you mean {first}s"):
+        with pytest.raises(
+            DataError, match=rf"the class '{first}' is not among the network's labels\. Did you mean {first}s"
+        ):
             make_plan(BuildSettings(**asked, labels=str(tmp_path / "labels.txt")), Quiet())
 
     def test_a_graph_that_is_quantized_already_is_refused_before_anything_is_read(
@@ -171,12 +179,39 @@ class TestRefusals:
         with pytest.raises(GraphError, match="is quantized already"):
             make_plan(BuildSettings(**{**asked, "data": "/no/such/folder"}), Quiet())
 
+    @pytest.mark.parametrize(
+        "changed",
+        [{"mean": (0.1, 0.0, 0.0)}, {"std": (1.0, 1.0, 0.9)}, {"channels": "bgr"}, {"fit": "crop", "crop_share": 0.8}],
+        ids=lambda changed: "+".join(changed),
+    )
+    def test_what_the_user_says_of_photos_makes_another_build(
+        self, changed: dict[str, Any], asked: dict[str, Any]
+    ) -> None:
+        before, after = (make_plan(BuildSettings(**{**asked, **each}), Quiet()) for each in ({}, changed))
+        assert before.exported.key != after.exported.key
+        assert before.bundle.key != after.bundle.key
+
+    def test_another_name_of_the_file_makes_another_build(self, asked: dict[str, Any], theirs: Path) -> None:
+        before = make_plan(BuildSettings(**asked), Quiet())
+        named = {**asked, "from_onnx": str(theirs.rename(theirs.with_name("other.onnx")))}
+        assert make_plan(BuildSettings(**named), Quiet()).bundle.key != before.bundle.key
+
+    def test_crop_share_without_a_crop_is_refused(self, asked: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError, match="--crop-share says how much `crop` keeps, but --fit is pad"):
+            BuildSettings(**{**asked, "fit": "pad", "crop_share": 0.5})
+
+    def test_the_command_in_the_model_card_makes_the_same_settings(self, asked: dict[str, Any]) -> None:
+        settings = BuildSettings(**{**asked, "mean": (0.25, 0.5, 0.0)})
+        words = shlex.split(compose._command(settings))[2:]
+        said = dict(zip((word.lstrip("-").replace("-", "_") for word in words[::2]), words[1::2], strict=True))
+        assert read_settings(None, said) == settings
+
     def test_diverse_photos_need_features_that_it_has_not(self, asked: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "own.toml").write_text(
             'schema = 1\nname = "own"\ndescription = "diverse"\nmethod = "minmax"\nimages = 5\nselect = "diverse"\n'
         )
-        with pytest.raises(CalibrationError, match="by their features, and these are not there"):
-            build(BuildSettings(**asked, recipe=str(tmp_path / "own.toml")))
+        with pytest.raises(SettingsError, match=r"recipe own takes diverse photos, .* Take balanced or random"):
+            make_plan(BuildSettings(**asked, recipe=str(tmp_path / "own.toml")), Quiet())
 
     def test_a_core_graph_that_computes_something_else_is_never_built_from(
         self, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from edgetl.errors import CalibrationError
 from edgetl.quantize import calibrate, ranges
+from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.quantize.observers import BINS, Extremes, Histogram, Histograms
 from edgetl.recipe import CalibrationRecipe, load_recipe, recipe_names
 from edgetl.records import FloatArray
@@ -76,6 +78,11 @@ class TestHistogram:
         assert found.counts.shape == (BINS,)
         assert int(found.counts.sum()) == 8
 
+    def test_values_that_are_nearly_nothing_are_counted_too(self) -> None:
+        found = Histogram()
+        found.add(np.array([1e-39, 0.0, -1e-38], dtype=np.float32))
+        assert int(found.counts.sum()) == 3
+
 
 class TestHistograms:
     def test_percentile_leaves_the_rarest_out(self) -> None:
@@ -119,3 +126,21 @@ def test_every_activation_that_a_layer_reads_has_a_range() -> None:
     model = network()
     found = calibrate(model, batches(1), load_recipe("minmax")).ranges
     assert set(found) == {"image", *(name for node in model.graph.node for name in node.output)}
+
+
+def test_a_convolution_over_a_line_has_ranges_and_no_means() -> None:
+    model = network()
+    flat = next(node for node in model.graph.node if node.op_type == "Flatten")
+    make = helper.make_node
+    more = [make("Reshape", ["pooled", "line"], ["row"]), make("Conv", ["row", "eca"], ["mixed_row"], pads=[1, 1])]
+    place = list(model.graph.node).index(flat)
+    for node in reversed(more):
+        model.graph.node.insert(place, node)
+    flat.input[0] = "mixed_row"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1, 8]), "line"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 3), dtype=np.float32), "eca"))
+    recipe = load_recipe("minmax")
+    found = calibrate(model, batches(1), recipe)
+    assert "row" in found.ranges
+    assert "row" not in found.means
+    assert quantize_graph(model, found, recipe).graph.node
