@@ -20,6 +20,8 @@ __all__ = ["choose", "judged_of", "variants"]
 
 # So many of the layers that hurt most go back to float, try after try.
 GIVEN_BACK = (1, 2, 4, 8)
+# The method of recipes that place pairs of Q/DQ in a way of their own.
+PLACES = "nncf"
 # Training photos that layers are ranked on.
 RANKED_ON = 16
 
@@ -30,13 +32,12 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
     yield plan
     tried = [plan]
     for recipe in plan.recipes[1:]:
-        if not _loses_too_much(tried[-1]):
-            return
-        tried.append(plan.vary(recipe))
-        yield tried[-1]
+        if _loses_too_much(tried[-1]) or (recipe.method == PLACES and _is_too_slow(tried[-1])):
+            tried.append(plan.vary(recipe))
+            yield tried[-1]
     if not _loses_too_much(tried[-1]):
         return
-    nearest = min(tried, key=_lost)
+    nearest = min(filter(_loses_too_much, tried), key=_lost)
     if plan.settings.qat:
         aware = nearest.vary(aware=True)
         yield aware
@@ -69,6 +70,13 @@ def _loses_too_much(plan: Plan) -> bool:
     verdict = judged_of(plan).verdict
     fallback = verdict.precision == "fp32" or plan.target.engine.name != PLANNED
     return fallback and bool(verdict.outside) and verdict.precision not in verdict.outside
+
+
+def _is_too_slow(plan: Plan) -> bool:
+    """Say whether float ships, and something was refused for its speed: other ranges do not help that, but pairs of
+    Q/DQ at other places may."""
+    verdict, preferred = judged_of(plan).verdict, plan.target.engine.precisions[0]
+    return verdict.precision == "fp32" != preferred and preferred not in verdict.outside
 
 
 def _lost(plan: Plan) -> float:

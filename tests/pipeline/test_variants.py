@@ -12,6 +12,7 @@ import pytest
 from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, steps, variants
 from edgetl.pipeline.results import Judged
+from edgetl.recipe import load_recipe
 from edgetl.records import Precision, Quiet
 from edgetl.target import load_target
 
@@ -88,6 +89,42 @@ def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
     seen = variants.variants(replace(plan, target=target), Quiet())
     assert next(seen).recipe.name == "minmax"
     assert [each.recipe.name for each in islice(seen, 1)] == ["percentile"] * more
+
+
+@pytest.mark.parametrize(
+    ("precisions", "tried"), [(("int8", "fp32"), ["minmax", "nncf"]), (("fp32", "int8"), ["minmax"])]
+)
+def test_where_int8_is_too_slow_nncf_places_its_pairs_otherwise(
+    precisions: tuple[str, ...], tried: list[str], plan: Plan, write_target: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first = plan.judged.read("judged", Judged)
+    slow = first.model_copy(update={"verdict": first.verdict.model_copy(update={"precision": "fp32", "outside": ()})})
+    monkeypatch.setattr(variants, "judged_of", lambda each: slow)
+    recipes = tuple(load_recipe(name) for name in ("minmax", "percentile", "nncf", "entropy"))
+    target = load_target(write_target(precisions=precisions))
+    seen = list(variants.variants(replace(plan, target=target, recipes=recipes), Quiet()))
+    assert [each.recipe.name for each in seen] == tried
+
+
+def test_what_is_too_slow_and_then_loses_too_much_ends_in_layers_of_what_lost(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan.judged.read("judged", Judged)
+
+    def judge(each: Plan) -> Judged:
+        outside: tuple[Precision, ...] = ("int8",) if each.recipe.name == "nncf" else ()
+        return first.model_copy(
+            update={"verdict": first.verdict.model_copy(update={"precision": "fp32", "outside": outside})}
+        )
+
+    monkeypatch.setattr(variants, "judged_of", judge)
+    monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
+    recipes = tuple(load_recipe(name) for name in ("minmax", "nncf"))
+    seen = list(variants.variants(replace(plan, recipes=recipes), Quiet()))
+    assert [(each.recipe.name, len(each.float_layers)) for each in seen] == [
+        ("minmax", 0), ("nncf", 0), ("nncf", 1), ("nncf", 2), ("nncf", 4), ("nncf", 8),
+    ]  # fmt: skip
 
 
 class TestAware:

@@ -184,6 +184,22 @@ class TestTheGraph:
         exact = run(quantized, images)
         np.testing.assert_allclose(run(quantized, images, fused=True), exact, atol=1e-5 * np.abs(exact).max())
 
+    def test_depthwise_weights_keep_8_bits_and_fast_kernels_are_exact(self) -> None:
+        model = network()
+        left = next(node for node in model.graph.node if node.input[1:2] == ["left"])
+        left.attribute.extend([helper.make_attribute("group", 8), helper.make_attribute("pads", [1, 1, 1, 1])])
+        weights = np.random.default_rng(0).normal(0, 1, (8, 1, 3, 3)).astype(np.float32)
+        next(tensor for tensor in model.graph.initializer if tensor.name == "left").CopyFrom(
+            numpy_helper.from_array(weights, "left")
+        )
+        quantized = quantize(model, batches(), recipe(reduce_range=True))
+        largest = {name: int(np.abs(array.astype(int)).max()) for name, array in weights_of(quantized).items()}
+        assert largest.pop("left_quantized") == 127
+        assert max(largest.values()) <= 64
+        images = draw(16, 99)
+        exact = run(quantized, images)
+        np.testing.assert_allclose(run(quantized, images, fused=True), exact, atol=1e-5 * np.abs(exact).max())
+
     def test_the_tools_log_nothing_and_leave_logging_as_it_was(self, caplog: pytest.LogCaptureFixture) -> None:
         quantize(network(), batches(1), MINMAX)
         assert not caplog.records
