@@ -226,9 +226,9 @@ def main() -> None:
             for bundle, plan in zip(bundles, plans, strict=True):
                 target = plan.target.name
                 figures[network][target], samples[network][target] = compare(bundle, plan, pythons, scratch)
-            print(table({network: figures[network]}), file=sys.stderr, flush=True)
+            print(table({network: figures[network]}), flush=True)
+            save_result(NAME, {"networks": figures, "samples": samples}, shown=False)
     print(table(figures))
-    save_result(NAME, {"networks": figures, "samples": samples})
 
 
 if __name__ == "__main__":

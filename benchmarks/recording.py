@@ -21,8 +21,8 @@ def assets() -> Path:
     return Path(os.environ.get("EDGETL_ASSETS", Path(__file__).parents[2] / "shared"))
 
 
-def save_result(name: str, figures: dict[str, Any]) -> None:
-    """Write the figures to benchmarks/results and print them without their raw samples."""
+def save_result(name: str, figures: dict[str, Any], shown: bool = True) -> None:
+    """Write the figures to benchmarks/results and, where they are to be shown, print them without their raw samples."""
     record = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -31,7 +31,8 @@ def save_result(name: str, figures: dict[str, Any]) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps({key: value for key, value in figures.items() if key != "samples"}, indent=2))
+    if shown:
+        print(json.dumps({key: value for key, value in figures.items() if key != "samples"}, indent=2))
 
 
 def save_ratios(
