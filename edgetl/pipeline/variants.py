@@ -35,9 +35,10 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
         if _loses_too_much(tried[-1]) or (recipe.method == PLACES and _is_too_slow(tried[-1])):
             tried.append(plan.vary(recipe))
             yield tried[-1]
-    if not _loses_too_much(tried[-1]):
+    fast = [each for each in tried if _loses_too_much(each) and _is_fast(each)]
+    if not fast or not (_loses_too_much(tried[-1]) or _is_too_slow(tried[-1])):
         return
-    nearest = min(filter(_loses_too_much, tried), key=_lost)
+    nearest = min(fast, key=_lost)
     if plan.settings.qat:
         aware = nearest.vary(aware=True)
         yield aware
@@ -56,7 +57,8 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
 
 def choose(tried: Sequence[Plan]) -> Plan:
     """Return the plan that ships: the last where it pays, else the first."""
-    return tried[0] if _loses_too_much(tried[-1]) else tried[-1]
+    last = tried[-1]
+    return tried[0] if _loses_too_much(last) or _is_too_slow(last) else last
 
 
 def judged_of(plan: Plan) -> Judged:
@@ -77,6 +79,14 @@ def _is_too_slow(plan: Plan) -> bool:
     Q/DQ at other places may."""
     verdict, preferred = judged_of(plan).verdict, plan.target.engine.precisions[0]
     return verdict.precision == "fp32" != preferred and preferred not in verdict.outside
+
+
+def _is_fast(plan: Plan) -> bool:
+    """Say whether something that was refused for its loss would have been faster than float, as far as is known."""
+    judged = judged_of(plan)
+    latencies = [judged.of(each).p50_ms for each in ("fp32", *judged.verdict.outside)]
+    plain = latencies[0]
+    return plain is None or any(each is None or each < plain for each in latencies[1:])
 
 
 def _lost(plan: Plan) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgetl.bench import summarise
 from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, steps, variants
 from edgetl.pipeline.results import Judged
@@ -17,12 +18,18 @@ from edgetl.records import Precision, Quiet
 from edgetl.target import load_target
 
 WORST = tuple(f"layer{number}" for number in range(26))
+IS_FAST = variants._is_fast
 Tried = tuple[str, tuple[str, ...]]
 
 
 @pytest.fixture
 def plan(built: Bundle, settings: BuildSettings) -> Plan:
     return make_plan(settings, Quiet())
+
+
+@pytest.fixture(autouse=True)
+def _int8_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "_is_fast", lambda plan: True)
 
 
 @pytest.fixture
@@ -125,6 +132,47 @@ def test_what_is_too_slow_and_then_loses_too_much_ends_in_layers_of_what_lost(
     assert [(each.recipe.name, len(each.float_layers)) for each in seen] == [
         ("minmax", 0), ("nncf", 0), ("nncf", 1), ("nncf", 2), ("nncf", 4), ("nncf", 8),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fast", "layers"), [(True, [1, 2, 4, 8]), (False, [])])
+def test_layers_go_back_to_float_in_what_loses_too_much_but_is_fast(
+    fast: bool, layers: list[int], plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan.judged.read("judged", Judged)
+
+    def judge(each: Plan) -> Judged:
+        # NNCF's is fast and loses too much, and percentile's answers well and is slow.
+        outside: tuple[Precision, ...] = () if each.recipe.name == "percentile" else ("int8",)
+        verdict = first.verdict.model_copy(update={"precision": "fp32", "outside": outside})
+        return first.model_copy(update={"verdict": verdict})
+
+    monkeypatch.setattr(variants, "judged_of", judge)
+    monkeypatch.setattr(variants, "_is_fast", lambda each: fast and each.recipe.name == "nncf")
+    monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
+    recipes = tuple(load_recipe(name) for name in ("minmax", "nncf", "percentile"))
+    seen = list(variants.variants(replace(plan, recipes=recipes), Quiet()))
+    assert [each.recipe.name for each in seen] == ["minmax", "nncf", "percentile", *["nncf"] * len(layers)]
+    assert [len(each.float_layers) for each in seen[3:]] == layers
+    assert variants.choose(seen) is seen[0]
+
+
+class TestFast:
+    """What would have been faster than float, had it not been refused."""
+
+    @pytest.mark.parametrize(("float_ms", "int8_ms", "fast"), [(2.0, 1.0, True), (1.0, 2.0, False), (None, None, True)])
+    def test_it_goes_by_the_medians_where_they_are_known(
+        self, float_ms: float | None, int8_ms: float | None, fast: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = plan.judged.read("judged", Judged)
+        known = {"fp32": float_ms, "int8": int8_ms}
+        measured = tuple(
+            each.model_copy(update={"latency": ms and summarise([ms])})
+            for each, ms in ((first.of(precision), known[precision]) for precision in ("fp32", "int8"))
+        )
+        verdict = first.verdict.model_copy(update={"precision": "fp32", "outside": ("int8",)})
+        judged = first.model_copy(update={"verdict": verdict, "measured": measured})
+        monkeypatch.setattr(variants, "judged_of", lambda each: judged)
+        assert IS_FAST(plan) is fast
 
 
 class TestAware:
