@@ -70,7 +70,7 @@ def test_the_mean_of_what_comes_out_is_nearer_to_that_of_float(
         pytest.importorskip("modelopt", reason="ModelOpt quantizes for TensorRT")
     statistics = calibrate(network, [photos()], PLAIN)
     graphs = [
-        quantize_for(engine, network, statistics, photos()[:2], recipe, ("int8",))["int8"]
+        quantize_for(engine, network, statistics, [photos()[:2]], recipe, ("int8",))["int8"]
         for recipe in (PLAIN, CORRECTED)
     ]
     plain, corrected = (np.abs(mean_logits(graph) - mean_logits(network)).mean() for graph in graphs)

@@ -32,7 +32,7 @@ def typed_bundle(tiny_core: Any, make_bundle: Callable[..., Bundle], tmp_path_fa
     images = np.load(plain.folder / "golden" / "inputs.npy")
     ladder: tuple[Precision, ...] = ("int8+fp16", "int8", "fp16")
     recipe = load_recipe("minmax")
-    graphs = quantize_for("tensorrt", tiny_core, calibrate(tiny_core, [images], recipe), images, recipe, ladder)
+    graphs = quantize_for("tensorrt", tiny_core, calibrate(tiny_core, [images], recipe), [images], recipe, ladder)
 
     def compose(out: Path) -> Any:
         for name in plain.manifest.files:
