@@ -94,8 +94,7 @@ def build(
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
         "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
         "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget, "qat": qat,
-        "budget": budget,
-        "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
+        "budget": budget, "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
         "crop_share": crop_share,
     }  # fmt: skip
     builds = pipeline.read_builds(config, flags)

@@ -56,7 +56,7 @@ def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         if found > OPSET:
             # What is newer than that is written in older operators; the converter cannot.
-            newer = sorted({("", node.op_type) for node in model.graph.node if _since(node.op_type, found) > OPSET})
+            newer = _newer_operators(model.graph)
             model = inliner.inline_selected_functions(model, newer, inline_schema_functions=True) if newer else model
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx raises RuntimeError and classes of its own
@@ -66,13 +66,13 @@ def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _since(operator: str, opset: int) -> int:
-    """Return the opset that first had an operator as a given one has it; 0 where it does not know it."""
-    try:
-        history = [each for each in onnx.defs.get_all_schemas_with_history() if each.name == operator]
-        return min((each.since_version for each in history if each.domain == ""), default=0)
-    except onnx.defs.SchemaError:
-        return 0
+def _newer_operators(graph: onnx.GraphProto) -> list[tuple[str, str]]:
+    """Return the domain and name of each operator of ONNX's in a graph that came after the opset that edgetl writes."""
+    first: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            first[schema.name] = min(schema.since_version, first.get(schema.name, schema.since_version))
+    return sorted({("", node.op_type) for node in graph.node if first.get(node.op_type, 0) > OPSET})
 
 
 def _end_at(graph: onnx.GraphProto, tensor: str) -> None:
@@ -89,11 +89,8 @@ def _end_at(graph: onnx.GraphProto, tensor: str) -> None:
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:
-    """Let the graph take any number of images, also where it was exported for a fixed one."""
+    """Let what is said within of a fixed number of images hold for any."""
     fixed = graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    for port in (graph.input[0], graph.output[0]):
-        port.type.tensor_type.shape.dim[0].Clear()
-        port.type.tensor_type.shape.dim[0].dim_param = BATCH
     del graph.value_info[:]
     if not fixed:
         return

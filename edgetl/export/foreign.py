@@ -10,20 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
+from pydantic import Field
 
 from edgetl.errors import GraphError
-from edgetl.records import Fit, FloatArray, ImageArray, Preprocess, Record
+from edgetl.records import Fit, FloatArray, ImageArray, Preprocess
 
-__all__ = ["Channels", "ForeignGraph", "Looks", "read_foreign"]
+__all__ = ["Channels", "ForeignGraph", "Looks", "Triple", "read_foreign"]
 
 Channels = Literal["rgb", "bgr"]
-Triple = tuple[float, float, float]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Triple = tuple[Number, Number, Number]
 
 # Keys of a file's metadata: ONNX's own words for images, and those of common exporters.
 PIXELS, RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
@@ -41,7 +43,8 @@ SUM = 1e-3
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
 
 
-class Looks(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looks:
     """How a graph wants its photos, as far as the user says: mean and std are of pixel/255, in the order of channels
     that the graph reads; `side` is the photo's side in pixels. None leaves it to the file. `labelled` says that the
     user names the classes."""

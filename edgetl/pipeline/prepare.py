@@ -57,10 +57,15 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
 
 def _looks(settings: BuildSettings) -> Looks:
     """Return what a user says of how a graph wants its photos."""
-    said = settings.model_dump(include={"mean", "std", "channels"})
-    fit = "crop" if settings.fit == "auto" else settings.fit
-    share, labelled = settings.crop_share or 1.0, settings.labels is not None
-    return Looks(side=settings.image_size, fit=fit, crop_share=share, labelled=labelled, **said)
+    return Looks(
+        side=settings.image_size,
+        fit="crop" if settings.fit == "auto" else settings.fit,
+        crop_share=settings.crop_share or 1.0,
+        mean=settings.mean,
+        std=settings.std,
+        channels=settings.channels,
+        labelled=settings.labels is not None,
+    )
 
 
 def _labels_of(settings: BuildSettings, graph: ForeignGraph, dataset: Dataset) -> tuple[str, ...]:
@@ -144,7 +149,8 @@ def _make_plan(
             "trained elsewhere has not. Take balanced or random ones"
         )
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
-    modelopt = ("nvidia-modelopt",) if any("fp16" in each for each in target.engine.precisions) else ()
+    halved = any("fp16" in each for each in target.engine.precisions)
+    modelopt = ("nvidia-modelopt",) if halved or target.engine.name == "tensorrt" else ()
     nncf = ("nncf",) if any(recipe.method == "nncf" for recipe in recipes) else ()
     engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt, *nncf))
     readers = versions_of(("numpy", "Pillow"))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
+from edgetl.export import Channels, Triple
 from edgetl.profiles import explain, read_toml_table
 from edgetl.records import Precision, Record
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Triple = tuple[Number, Number, Number]
-
 
 # What is asked of training, and what is said of a network that was trained elsewhere.
 TRAINING = ("backbone", "weights", "epochs", "lr", "qat")
@@ -54,7 +51,7 @@ class BuildSettings(Record):
     labels: str | None = Field(default=None, description="its classes, a line each, in the order of its outputs")
     mean: Triple | None = Field(default=None, description="that it takes from pixel/255, a number a channel")
     std: Triple | None = Field(default=None, description="that it divides by then")
-    channels: Literal["rgb", "bgr"] | None = Field(default=None, description="in which order it reads them")
+    channels: Channels | None = Field(default=None, description="in which order it reads them")
     crop_share: float | None = Field(default=None, gt=0, le=1, description="of the short side that `crop` keeps")
     qat: int = Field(default=0, ge=0, le=1000, description="epochs that feel INT8's rounding, where it loses too much")
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -28,7 +28,7 @@ RANKED_ON = 16
 
 def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Plan]:
     """Yield what to try, one plan after the other, as long as what the target prefers does not pay and quantizing
-    otherwise may lose less; each is judged before the next is asked for. `force` ranks layers anew."""
+    otherwise may lose less or be faster; each is judged before the next is asked for. `force` ranks layers anew."""
     yield plan
     tried = [plan]
     for recipe in plan.recipes[1:]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from edgetl.errors import GraphError
@@ -225,133 +224,3 @@ def test_tensors_that_have_our_names_already_are_no_hindrance(tmp_path: Path) ->
     for node in model.graph.node[:2]:
         node.output[0] = {0: "image", 1: "logits"}[list(model.graph.node).index(node)]
     assert_same(adopted(save(tmp_path, model), photos()), answers(network(), photos()))
-
-
-class TestMetadata:
-    def test_onnxs_own_words_for_pixels_are_understood(self, tmp_path: Path) -> None:
-        words = {"Image.NominalPixelRange": "Normalized_1_1", "Image.BitmapPixelFormat": "Bgr8"}
-        found = read_foreign(write(tmp_path, network(), **words), Looks())
-        assert (found.mean, found.std, found.channels) == ((0.5,) * 3, (0.5,) * 3, "bgr")
-
-    def test_mean_and_std_may_be_named(self, tmp_path: Path) -> None:
-        path = write(tmp_path, network(), mean="[0.1, 0.2, 0.3]", std="[1, 2, 3]")
-        found = read_foreign(path, Looks())
-        assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-
-    def test_the_user_goes_before_the_file(self, tmp_path: Path) -> None:
-        path = write(tmp_path, network(), mean="[0.1, 0.2, 0.3]", std="[1, 2, 3]")
-        assert read_foreign(path, LOOKS).mean == MEAN
-
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [
-            ("labels", '["a", "b", "c"]'),
-            ("names", "{0: 'a', 1: 'b', 2: 'c'}"),
-            ("classes", "('a', 'b', 'c')"),
-            ("labels", "a\nb\nc"),
-            ("labels", "a, b, c"),
-            ("labels", '{"c": 2, "a": 0, "b": 1}'),
-        ],
-    )
-    def test_labels_are_read(self, key: str, value: str, tmp_path: Path) -> None:
-        assert read_foreign(write(tmp_path, network(), **{key: value}), LOOKS).labels == ("a", "b", "c")
-
-    @pytest.mark.parametrize("value", ["one two", '["a", "b"]', "[1, 2, 3]", "{", '{"a": 0, "b": 1}', "{0: []}"])
-    def test_labels_that_do_not_fit_ask_for_others(self, value: str, tmp_path: Path) -> None:
-        path = write(tmp_path, network(), labels=value)
-        with pytest.raises(
-            GraphError, match=r"names classes in its metadata under 'labels', but not 3 of them .*--labels"
-        ):
-            read_foreign(path, LOOKS)
-        assert read_foreign(path, LOOKS.model_copy(update={"labelled": True})).labels is None
-
-
-def quantized(model: onnx.ModelProto) -> None:
-    model.graph.node.append(helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1), "scale"))
-    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
-
-
-def nan(model: onnx.ModelProto) -> None:
-    tensor = next(each for each in model.graph.initializer if len(each.dims) == 4)
-    values = numpy_helper.to_array(tensor).copy()
-    values[0, 0, 0, 0] = np.nan
-    tensor.CopyFrom(numpy_helper.from_array(values, "first.weight"))
-    next(node for node in model.graph.node if node.op_type == "Conv").input[1] = "first.weight"
-
-
-def two_outputs(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["batch", 3]))
-    model.graph.node.append(helper.make_node("Relu", ["output"], ["more"]))
-
-
-def bytes_in(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-
-
-def one_channel(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
-
-
-def oblong(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2 * SIDE
-
-
-def any_size(model: onnx.ModelProto) -> None:
-    for axis in (2, 3):
-        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "any"
-
-
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("change", "said"),
-        [
-            (quantized, r"is quantized already \(it holds Q/DQ\).*give the float graph"),
-            (nan, r"the weights first\.weight hold a NaN or an infinity"),
-            (two_outputs, r"reads input and gives output, more, but a classifier"),
-            (bytes_in, r"reads float16 of shape .*, but photos come as float"),
-            (one_channel, r"reads float of shape \(-1, 1, 32, 32\), but photos"),
-            (oblong, r"reads photos of 64x32, but edgetl fits photos to squares"),
-            (any_size, r"does not say how large its photos are\. Say --image-size"),
-        ],
-        ids=lambda each: getattr(each, "__name__", None),
-    )
-    def test_what_cannot_be_built_from_is_said(
-        self, change: Callable[[onnx.ModelProto], None], said: str, tmp_path: Path
-    ) -> None:
-        model = onnx.load(write(tmp_path, network()))
-        change(model)
-        with pytest.raises(GraphError, match=rf"theirs\.onnx: {said}"):
-            read_foreign(save(tmp_path, model), LOOKS)
-
-    def test_a_size_that_the_graph_leaves_open_is_the_users(self, tmp_path: Path) -> None:
-        model = onnx.load(write(tmp_path, network()))
-        any_size(model)
-        looks = LOOKS.model_copy(update={"side": SIDE})
-        assert_same(adopted(save(tmp_path, model), photos(), looks), answers(network(), photos()))
-
-    def test_another_size_than_the_graphs_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(GraphError, match="reads photos of 32x32, but --image-size is 64"):
-            read_foreign(write(tmp_path, network()), LOOKS.model_copy(update={"side": 64}))
-
-    def test_a_graph_that_does_not_say_how_pixels_are_normalised_asks_for_it(self, tmp_path: Path) -> None:
-        with pytest.raises(GraphError, match=r"how its pixels are normalised\. Say --mean and --std"):
-            read_foreign(write(tmp_path, network()), Looks())
-
-    def test_a_range_that_is_not_known_asks_for_it(self, tmp_path: Path) -> None:
-        path = write(tmp_path, network(), **{"Image.NominalPixelRange": "NominalRange_16_235"})
-        with pytest.raises(GraphError, match=r"NominalRange_16_235, is not known here\. Say --mean and --std"):
-            read_foreign(path, Looks())
-        assert read_foreign(path, LOOKS).mean == MEAN
-
-    def test_a_file_that_is_not_there_or_not_onnx_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(GraphError, match=r"gone\.onnx: no such file"):
-            read_foreign(tmp_path / "gone.onnx", LOOKS)
-        (tmp_path / "text.onnx").write_text("not a graph")
-        with pytest.raises(GraphError, match=r"text\.onnx: cannot be read as ONNX: \S"):
-            read_foreign(tmp_path / "text.onnx", LOOKS)
-
-    def test_a_network_that_gives_no_classes_is_refused(self, tmp_path: Path) -> None:
-        path = write(tmp_path, network(nn.Upsample(scale_factor=2)))
-        with pytest.raises(GraphError, match=r"gives shape \(-1, 8, 2, 2\), but a classifier gives \(images"):
-            read_foreign(path, LOOKS)

@@ -232,3 +232,16 @@ def test_the_users_budget_goes_before_the_targets(plan_of: Callable[..., Plan]) 
     assert (usual.target.budget.accuracy_drop_points, wide.target.budget.accuracy_drop_points) == (0.5, 2.5)
     assert wide.answered == usual.answered
     assert wide.judged != usual.judged
+
+
+@pytest.mark.parametrize(
+    ("engine", "precisions", "there"),
+    [("tensorrt", ("int8",), True), ("onnxruntime", ("fp16", "fp32"), True), ("onnxruntime", ("int8", "fp32"), False)],
+)
+def test_modelopts_version_is_in_the_key_of_what_it_makes(
+    engine: str, precisions: tuple[str, ...], there: bool, plan_of: Callable[..., Plan],
+    write_target: Callable[..., str],
+) -> None:  # fmt: skip
+    pytest.importorskip("modelopt", reason="ModelOpt types the graphs")
+    plan = plan_of(target=write_target(precisions=precisions, engine=engine))
+    assert ("nvidia-modelopt" in plan.engines) is there
