@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,53 @@ class TestConcat:
         expected = run(network(second), draw(16, 99))
         found = run(quantize(network(second), batches(), MINMAX), draw(16, 99))
         assert np.abs(found - expected).mean() <= 0.05 * np.abs(expected).max()
+
+
+def averaged(axes: list[int], keeps: bool) -> onnx.ModelProto:
+    """Return the network with a ReduceMean, as torch's exporter writes it, in place of its pooling."""
+    model = onnx.shape_inference.infer_shapes(network())
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array(axes), "axes"))
+    place = next(place for place, node in enumerate(graph.node) if node.op_type == "GlobalAveragePool")
+    mean = helper.make_node("ReduceMean", ["mixed", "axes"], ["pooled"], name="mean", keepdims=int(keeps))
+    graph.node[place].CopyFrom(mean)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def kernels_of(model: onnx.ModelProto, folder: Path) -> list[str]:
+    """Return the operators that ONNX Runtime runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "fused.onnx"), 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "fused.onnx").graph.node]
+
+
+class TestMeansOfPlanes:
+    @pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_they_run_on_an_integer_kernel_and_mean_the_same(
+        self, axes: list[int], keeps: bool, tmp_path: Path
+    ) -> None:
+        model = averaged(axes, keeps)
+        quantized = quantize(model, batches(), MINMAX)
+        onnx.checker.check_model(quantized, full_check=True)
+        pooled = quantize(network(), batches(), MINMAX)
+        assert run(quantized, draw(16, 99)) == pytest.approx(run(pooled, draw(16, 99)), abs=1e-5)
+        assert "QLinearGlobalAveragePool" in kernels_of(quantized, tmp_path)
+        assert "ReduceMean" not in kernels_of(quantized, tmp_path)
+        assert [node.op_type for node in model.graph.node].count("ReduceMean") == 1
+
+    def test_they_keep_their_names_so_that_layers_can_stay_in_float_by_name(self) -> None:
+        graph = quantize(averaged([2, 3], keeps=False), batches(1), MINMAX).graph
+        assert [node.op_type for node in graph.node if node.name == "mean"] == ["GlobalAveragePool"]
+
+    def test_a_mean_of_one_axis_is_left_alone(self) -> None:
+        model = averaged([3], keeps=True)
+        model.graph.node.insert(9, helper.make_node("ReduceMean", ["pooled", "rows"], ["rowed"], keepdims=1))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "rows"))
+        model.graph.node[10].input[0] = "rowed"
+        kinds = [node.op_type for node in quantize(model, batches(1), MINMAX).graph.node]
+        assert kinds.count("ReduceMean") == 2 and "GlobalAveragePool" not in kinds
 
 
 class TestRefusals:
