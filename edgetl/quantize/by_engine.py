@@ -18,6 +18,9 @@ __all__ = ["quantize_for"]
 
 # Images that ModelOpt looks at besides; what is too large for float16 is bounded tenfold.
 SAMPLE = 2
+# What moves values and computes nothing: OpenVINO carries INT8 through it by itself, and rounds the less. Seen on a
+# shufflenet_v2_x1_0, 2 cores: INT8 takes 1.17 of float's time with these quantized, 0.93 to 1.00 without.
+MOVING = frozenset({"Flatten", "Gather", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def quantize_for(
@@ -52,7 +55,8 @@ def quantize_for(
     if "int8" in precisions and recipe.method == "nncf":
         made["int8"] = quantize_by_nncf(model, chain([first], coming), recipe, float_layers)
     elif "int8" in precisions:
-        made["int8"] = quantize_graph(model, statistics, recipe, float_layers)
+        moving = [node.name for node in model.graph.node if engine == "openvino" and node.op_type in MOVING]
+        made["int8"] = quantize_graph(model, statistics, recipe, [*float_layers, *filter(None, moving)])
     if "fp16" in precisions:
         made |= type_graph(model, statistics, first[:SAMPLE], recipe, ["fp16"])
     return made
