@@ -184,6 +184,17 @@ class TestTheGraph:
         assert not {"Cast", "Div", "Mul"} & set(found)
         assert found.index("DequantizeLinear") < found.index("QuantizeLinear")
 
+    @pytest.mark.parametrize(("width", "together"), [(33, 1), (34, 2), (36, 4), (40, 8)])
+    def test_pixels_are_widened_by_as_many_as_go_into_the_image(self, width: int, together: int) -> None:
+        model = quantized(convolution(), reduce_range=True)
+        model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = width
+        content = compile_graph(model.SerializeToString(), "onnxruntime").content.graph
+        turned = next(node for node in onnx.load_from_string(content).graph.node if node.op_type == "Gather")
+        stored = {tensor.name: tensor for tensor in onnx.load_from_string(content).graph.initializer}
+        assert stored[turned.input[1]].dims[0] == 4 * together
+        images = np.random.default_rng(2).integers(0, 256, (3, SIDE, width, 3), dtype=np.uint8)
+        assert_same(run(content, images), run(model.SerializeToString(), shares(images), fused=False))
+
     def test_the_same_graph_gives_the_same_bytes(self) -> None:
         for model in (convolution(), quantized(convolution())):
             first, second = (compile_graph(model.SerializeToString(), "onnxruntime").content.graph for _ in range(2))
