@@ -38,15 +38,15 @@ COUNTS = (50, 200)
 def answer(plan: Plan, recipe: CalibrationRecipe) -> FloatArray:
     """Return what INT8 answers for the held-out photos, as ONNX defines it."""
     varied, core = plan.vary(recipe), onnx.load(plan.core)
-    photos = image_batches(plan.usable, varied.calibration_photos, plan.faced, BATCH)
+    photos = image_batches(plan.photos.usable, varied.calibration_photos, plan.faced, BATCH)
     quantized = quantize_graph(core, calibrate(core, photos, recipe), recipe)
     session = CoreSession(quantized.SerializeToString())
-    return np.concatenate([session.run(images) for images in plan.read_kept(range(len(plan.parts[1])))])
+    return np.concatenate([session.run(images) for images in plan.read_kept(range(len(plan.photos.held)))])
 
 
 def compare(plan: Plan, seeds: int) -> dict[str, Any]:
     """Return, by way and number of photos, decibels of signal, points lost and answers kept, a number a seed."""
-    held = plan.parts[1]
+    held = plan.photos.held
     float_, labels = plan.floats[: len(held)], labels_of(held)
     figures: dict[str, Any] = {}
     for count in COUNTS:

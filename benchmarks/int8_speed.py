@@ -50,7 +50,7 @@ def main() -> None:
     how = plan.exported.read("exported", Exported).preprocess
     made = plan.compiled.read("compiled", CompiledStage)
     float_, int8 = (plan.compiled.folder / made.of(precision).path for precision in ("fp32", "int8"))
-    image = load_image(plan.dataset.path_of(plan.dataset.items[0]), how)[None]
+    image = load_image(plan.photos.dataset.path_of(plan.photos.dataset.items[0]), how)[None]
     planes = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
     pairs = {
         "float_over_int8": ((float_, int8), (image, image)),

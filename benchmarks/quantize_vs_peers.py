@@ -94,12 +94,21 @@ def on_onnxruntime(path: Path) -> Run:
 
 
 def on_openvino(path: Path) -> Run:
-    """Return a call of OpenVINO on a peer's file."""
+    """Return a call of OpenVINO on a peer's file, compiled for as many images as come."""
     from edgetl.compile.openvino_core import the_core
 
     how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 0}
-    request = the_core("run a peer's graph").compile_model(str(path), "CPU", how).create_infer_request()
-    return lambda feed: request.infer([feed], share_inputs=True)[0]
+    core = the_core("run a peer's graph")
+    requests: dict[int, Any] = {}
+
+    def run(feed: FloatArray) -> FloatArray:
+        if len(feed) not in requests:
+            model = core.read_model(path)
+            model.reshape(feed.shape)
+            requests[len(feed)] = core.compile_model(model, "CPU", how).create_infer_request()
+        return requests[len(feed)].infer([feed], share_inputs=True)[0]
+
+    return run
 
 
 ENGINES = {"onnxruntime": on_onnxruntime, "openvino": on_openvino}
@@ -118,10 +127,10 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how a bundle stands beside float and the peers, and the milliseconds of every call that was timed."""
     engine, report = plan.target.engine.name, BuildReport.model_validate_json(bundle.read("report.json"))
-    photos = np.concatenate(list(image_batches(plan.usable, plan.calibration_photos, plan.faced, BATCH)))
+    photos = np.concatenate(list(image_batches(plan.photos.usable, plan.calibration_photos, plan.faced, BATCH)))
     np.save(scratch / "photos.npy", photos)
-    rows = plan.rows_of(plan.parts[2])
-    labels, image = labels_of(plan.parts[2]), next(plan.read_kept(rows[:1]))
+    rows = plan.photos.rows_of(plan.photos.unseen)
+    labels, image = labels_of(plan.photos.unseen), next(plan.read_kept(rows[:1]))
     float_ = plan.as_run(plan.compiled.read("compiled", CompiledStage).of("fp32"))
     rivals = {
         "edgetl": Rival(open=lambda: on_session(open_session(bundle)), feed=lambda photos: photos),

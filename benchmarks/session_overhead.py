@@ -44,7 +44,7 @@ def by_openvino(bundle: Bundle, image: ImageArray) -> Callable[[], Any]:
     from edgetl.runtime.on_openvino import compile_model
 
     artifact = bundle.manifest.artifact
-    request = compile_model(bundle.read_model(artifact), artifact).create_infer_request()
+    request = compile_model(bundle.read_model(artifact), artifact, 1).create_infer_request()
     return lambda: request.infer([image], share_inputs=True)[0]
 
 

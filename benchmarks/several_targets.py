@@ -68,7 +68,7 @@ def main() -> None:
 def train(settings: BuildSettings, cache: Path) -> None:
     """Copy the stages up to training into another cache, after making them where they are not there yet."""
     plan = make_plan(settings, Quiet())
-    stages = (plan.check, plan.trained.view, plan.decoded, plan.trained.frozen, plan.trained.tuned)
+    stages = (plan.photos.check, plan.trained.view, plan.decoded, plan.trained.frozen, plan.trained.tuned)
     if not all(stage.done for stage in stages):
         build(settings.model_copy(update={"out": settings.out.with_name("trained")}))
     for stage in stages:

@@ -126,7 +126,7 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
 
     plans = make_plans(builds, Shown())
     first = plans[0]
-    dataset = first.usable if first.check.done else first.dataset
+    dataset = first.photos.usable if first.photos.check.done else first.photos.dataset
     photos = {split: len(dataset.of(split)) for split in SPLITS}
     if json:
         bundles = [
@@ -139,10 +139,10 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
             }
             for plan in plans
         ]
-        print_json({"photos": photos, "labels": first.dataset.labels, "builds": bundles})
+        print_json({"photos": photos, "labels": first.photos.dataset.labels, "builds": bundles})
         return
     sizes = ", ".join(f"{count} {split}" for split, count in photos.items())
-    out.print(f"data      {first.settings.data}: {sizes} photos of {len(first.dataset.labels)} classes")
+    out.print(f"data      {first.settings.data}: {sizes} photos of {len(first.photos.dataset.labels)} classes")
     if first.graph:
         out.print(f"network   {first.graph.name}, trained elsewhere, {first.graph.classes} classes")
     else:

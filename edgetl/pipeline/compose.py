@@ -53,17 +53,16 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
     """
     settings, how = plan.settings, plan.exported.read("exported", Exported)
     judged = judged_of(plan)
-    shipped = judged.verdict.precision
+    shipped, photos = judged.verdict.precision, plan.photos
     artifacts = tuple(
         copy_artifact(plan.compiled.folder, artifact, folder, stem) for artifact, stem in _shipped(plan, judged)
     )
-    write_file(folder / "labels.txt", "".join(f"{label}\n" for label in plan.usable.labels))
+    write_file(folder / "labels.txt", "".join(f"{label}\n" for label in photos.usable.labels))
     taught = _taught(plan)
     calibrated = plan.calibrated.read("calibrated", Calibrated) if plan.calibrates else None
-    train, held, unseen = plan.parts
     accuracy = Accuracies(
-        split="test" if plan.usable.evaluation == "test" else "val",
-        images=len(unseen),
+        split="test" if photos.usable.evaluation == "test" else "val",
+        images=len(photos.unseen),
         frozen=taught.frozen.accuracy if taught else None,
         float=judged.unseen_of("fp32").accuracy,
         shipped=judged.unseen_of(shipped).accuracy,
@@ -71,10 +70,10 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
     report = BuildReport(
         backbone=plan.backbone_name,
         target=plan.target.name,
-        labels=plan.usable.labels,
-        train_images=len(train),
-        held_out_images=len(held),
-        check=plan.check.read("check", Check),
+        labels=photos.usable.labels,
+        train_images=len(photos.train),
+        held_out_images=len(photos.held),
+        check=photos.check.read("check", Check),
         training=taught,
         exporter=how.exporter,
         refused_exports=how.refused,
@@ -100,7 +99,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
     return Manifest(
         name=settings.out.resolve().name,
         task="classification",
-        labels=plan.usable.labels,
+        labels=photos.usable.labels,
         preprocess=how.preprocess,
         artifacts=artifacts,
         golden=golden,
@@ -160,11 +159,11 @@ def _shipped(plan: Plan, judged: Judged) -> Iterator[tuple[Artifact, str]]:
 
 def _golden(plan: Plan, folder: Path, artifacts: Sequence[Artifact]) -> Golden | None:
     """Return the manifest's entry for golden photos and what each artifact answers to them; None if none are kept."""
-    items = balanced(plan.parts[2], plan.settings.golden, plan.settings.seed)
+    items = balanced(plan.photos.unseen, plan.settings.golden, plan.settings.seed)
     if not items:
         return None
-    paths = [plan.usable.path_of(item) for item in items]
-    images = np.concatenate(list(plan.read_kept(plan.rows_of(items))))
+    paths = [plan.photos.usable.path_of(item) for item in items]
+    images = np.concatenate(list(plan.read_kept(plan.photos.rows_of(items))))
     golden = write_golden(folder, paths, images)
     for artifact in artifacts:
         with closing(open_here(folder, artifact)) as session:

@@ -52,7 +52,7 @@ def adopted(plan: Plan, progress: Progress, folder: Path) -> None:
     foreign = plan.graph
     if foreign is None:
         raise LookupError("the network is trained here")
-    batches = image_batches(plan.usable, plan.parity_photos, plan.photo, BATCH)
+    batches = image_batches(plan.photos.usable, plan.photos.proving, plan.borderless, BATCH)
     expected = np.concatenate([foreign.run(images) for images in batches])
     ways: dict[str, Callable[[], CoreGraph]] = {way: partial(adopt_graph, foreign, way) for way in WAYS}
     try:
@@ -69,9 +69,9 @@ def _export(plan: Plan, stage: Stage, trained: str, progress: Progress, folder: 
     """Export the network that a stage left, which is called so."""
     classifier = trained_by(stage, plan)
     on_cpu = replace(plan.bench(progress), device=torch.device("cpu"))
-    expected = classifier_logits(classifier, plan.parity_photos, plan.photo, on_cpu)
+    expected = classifier_logits(classifier, plan.photos.proving, plan.borderless, on_cpu)
     ways: dict[str, Callable[[], CoreGraph]] = {
-        exporter: partial(export_graph, classifier, plan.photo, exporter) for exporter in EXPORTERS
+        exporter: partial(export_graph, classifier, plan.borderless, exporter) for exporter in EXPORTERS
     }
     find_layer = partial(_parted_module, plan, classifier)
     _leave_first(plan, ways, expected, trained, progress, folder, find_layer)
@@ -105,7 +105,7 @@ def _leave_first(
         try:
             graph = make()
             core = graph.model.SerializeToString(deterministic=True)
-            batches = image_batches(plan.usable, plan.parity_photos, graph.preprocess, BATCH)
+            batches = image_batches(plan.photos.usable, plan.photos.proving, graph.preprocess, BATCH)
             what = f"proving the {graph.exporter} graph"
             logits = answer_all({"core": CoreSession(core)}, batches, len(expected), what, progress)["core"]
             rung = Rung(
@@ -129,9 +129,9 @@ def _leave_first(
 
 def _parted_module(plan: Plan, classifier: Classifier, graph: CoreGraph) -> str:
     """Return the first layer of a trained network that a core graph does not compute."""
-    items = plan.parity_photos[:LOOKED_AT]
-    (photos,) = image_batches(plan.usable, items, plan.photo, LOOKED_AT)
-    (images,) = image_batches(plan.usable, items, graph.preprocess, LOOKED_AT)
-    planes = as_input(photos, plan.photo, torch.device("cpu"))
+    items = plan.photos.proving[:LOOKED_AT]
+    (photos,) = image_batches(plan.photos.usable, items, plan.borderless, LOOKED_AT)
+    (images,) = image_batches(plan.photos.usable, items, graph.preprocess, LOOKED_AT)
+    planes = as_input(photos, plan.borderless, torch.device("cpu"))
     core = graph.model.SerializeToString(deterministic=True)
     return find_parted_module(classifier.cpu(), planes, core, images, MAX_RELATIVE_ERROR)

@@ -72,7 +72,7 @@ def prove_quantized(
         ParityError: the engine does not compute the graph; names the first layer that parts.
     """
     precision, limit = artifact.precision, tolerance(artifact)
-    exact, rows = logits, plan.rows_of(plan.parity_photos)
+    exact, rows = logits, plan.photos.rows_of(plan.photos.proving)
     runs_here = answered_by.engine == artifact.engine
     if runs_here:
         graph = {"exact": CoreSession(plan.core_of(precision).read_bytes())}
@@ -93,7 +93,7 @@ def prove_quantized(
         against=quantized.answered_by,
         parity=measure_parity(exact, logits, limit),
     )
-    drop = compare_paired(exact.argmax(axis=1), logits.argmax(axis=1), labels_of(plan.parity_photos))
+    drop = compare_paired(exact.argmax(axis=1), logits.argmax(axis=1), labels_of(plan.photos.proving))
     find_layer = partial(_parted_layer, plan, answered_by, ROUNDED)
     return *before, quantized, check_engine(rung, limit, drop, find_layer)
 
@@ -108,12 +108,12 @@ def prove_bundle(plan: Plan, bundle: Bundle) -> None:
     Raises:
         ParityError: another pixel, another answer or another label's name.
     """
-    photos = plan.parity_photos[:BUNDLE_PHOTOS]
-    rows = plan.rows_of(photos)
+    photos = plan.photos.proving[:BUNDLE_PHOTOS]
+    rows = plan.photos.rows_of(photos)
     with closing(open_session(bundle, fallback=True)) as session:
         heard = _Heard(session)
         predictor = Predictor(bundle, heard)
-        said = [predictor.predict(plan.usable.path_of(photo), top=1).label for photo in photos]
+        said = [predictor.predict(plan.photos.usable.path_of(photo), top=1).label for photo in photos]
         artifact, images = session.artifact, np.concatenate(list(plan.read_kept(rows)))
         # A plan may have come between: what answers now is held against itself then.
         known = {} if artifact.engine == PLANNED else plan.held_logits
@@ -123,7 +123,7 @@ def prove_bundle(plan: Plan, bundle: Bundle) -> None:
     limit = MAX_RELATIVE_ERROR if artifact.execution.device == "cpu" else tolerance(artifact)
     logits = np.concatenate(heard.logits)
     error = measure_parity(expected, logits).max_relative_error
-    named = [plan.usable.labels[best] for best in logits.argmax(axis=1)]
+    named = [plan.photos.usable.labels[best] for best in logits.argmax(axis=1)]
     wrong = [f"{one} for {right}" for one, right in zip(said, named, strict=True) if one != right]
     faults = {
         f"it fits photos otherwise than training did: a pixel differs by {off} levels": off > 0,
@@ -160,6 +160,6 @@ class _Heard:
 
 def _parted_layer(plan: Plan, artifact: Artifact, limit: float) -> str:
     """Return the first layer of an artifact's core graph that the engine which answered computes otherwise."""
-    (images,) = plan.read_kept(plan.rows_of(plan.parity_photos[:LOOKED_AT]))
+    (images,) = plan.read_kept(plan.photos.rows_of(plan.photos.proving[:LOOKED_AT]))
     core = plan.core_of(artifact.precision).read_bytes()
     return find_parted_layer(core, images, partial(run_core, like=artifact), limit)

@@ -99,15 +99,15 @@ def _make(plan: Plan, stage: Stage, progress: Progress, force: bool, anew: set[P
     stage.make(partial(STEPS[stage.name], plan, progress), anew=again)
     anew.add(stage.folder)
     progress.say(f"{stage.name}: {'already done' if found else f'{time.perf_counter() - begun:.1f} s'}")
-    if stage is plan.check:
-        plan.refuse_bad()
+    if stage is plan.photos.check:
+        plan.photos.refuse_bad()
         _tell(plan, progress)
 
 
 def _tell(plan: Plan, progress: Progress) -> None:
     """Name what the check found and the build goes on with: what is left out, what stands under several labels, and
     classes with few photos."""
-    found = plan.check.read("check", Check)
+    found = plan.photos.check.read("check", Check)
     kinds = {
         "left out, for they cannot be read": [f"{bad.path}: {bad.reason}" for bad in found.bad],
         "left out of training, for they are measured on": [f"{leak.train} is {leak.measured}" for leak in found.leaks],
@@ -120,8 +120,8 @@ def _tell(plan: Plan, progress: Progress) -> None:
             progress.say(f"photos {what}: {len(lines)}; all are named in report.json")
     if found.copies:
         progress.say(f"copies of another photo of their split: {found.copies}; all are named in report.json")
-    counts = Counter(item.label for item in plan.usable.of("train"))
-    few = [f"{label} {counts[number]}" for number, label in plan.dataset.classes.items() if counts[number] < FEW]
+    counts = Counter(item.label for item in plan.photos.usable.of("train"))
+    few = [f"{label} {counts[number]}" for number, label in plan.photos.dataset.classes.items() if counts[number] < FEW]
     if few:
         progress.say(f"few photos to train on: {', '.join(few)}. Twenty a class are a good start, a hundred are better")
 

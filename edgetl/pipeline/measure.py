@@ -37,9 +37,9 @@ def reference(plan: Plan, progress: Progress, folder: Path) -> None:
     what was trained: once for every target."""
     artifact = write_artifact(folder, plan.core.read_bytes(), "fp32", REFERENCE, plan.info)
     with closing(open_written(folder, artifact)) as session:
-        logits = answer({"fp32": session}, range(len(plan.kept)), plan, progress)["fp32"]
+        logits = answer({"fp32": session}, range(len(plan.photos.kept)), plan, progress)["fp32"]
         by = _who(session.artifact, artifact)
-        rung = prove_float(plan, "faced", session, logits[plan.rows_of(plan.parity_photos)])
+        rung = prove_float(plan, "faced", session, logits[plan.photos.rows_of(plan.photos.proving)])
     np.save(folder / LOGITS, logits, allow_pickle=False)
     write_record(folder, "reference", Reference(artifact=artifact, by=by, rung=rung))
 
@@ -57,8 +57,8 @@ def answered(plan: Plan, progress: Progress, folder: Path) -> None:
 def judged(plan: Plan, progress: Progress, folder: Path) -> None:
     """Time every artifact where this machine is of the device's kind, decide which ships, and measure what ships on
     the photos that nothing was chosen by."""
-    _, held, unseen = plan.parts
-    unseen_rows = range(len(held), len(plan.kept))
+    held, unseen = plan.photos.held, plan.photos.unseen
+    unseen_rows = range(len(held), len(plan.photos.kept))
     made = plan.compiled.read("compiled", CompiledStage)
     held_labels, unseen_labels = labels_of(held), labels_of(unseen)
     floats = np.split(plan.floats, [len(held)])
@@ -97,7 +97,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
             held_out_drop=_drop(on_held, name, held_labels),
-            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.usable.labels), by_unseen[name])
+            unseen=_unseen(on_unseen[name], unseen_labels, len(plan.photos.usable.labels), by_unseen[name])
             if name in on_unseen
             else None,
             rungs=rungs[name],
@@ -105,7 +105,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
         for name in ("fp32", *plan.lower_precisions)
         if name in on_held
     }
-    damage = measure_damage(floats[1], on_unseen[verdict.precision], unseen, plan.usable.labels)
+    damage = measure_damage(floats[1], on_unseen[verdict.precision], unseen, plan.photos.usable.labels)
     record = Judged(
         verdict=verdict,
         ships=ships,
@@ -130,8 +130,8 @@ def _prove(
 ) -> tuple[dict[Precision, FloatArray], Answered]:
     """Return quantized artifacts' logits for the held-out photos by precision, what computed them, and their rungs."""
     by_precision = {each.precision: each for each in artifacts}
-    seen = _answer_with(by_precision.values(), range(len(plan.parts[1])), plan, progress)
-    rows = plan.rows_of(plan.parity_photos)
+    seen = _answer_with(by_precision.values(), range(len(plan.photos.held)), plan, progress)
+    rows = plan.photos.rows_of(plan.photos.proving)
     done = Answered(
         by={precision: _who(ran, by_precision[precision]) for precision, (_, ran) in seen.items()},
         rungs={
@@ -246,7 +246,7 @@ def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) 
 
 def _missed(plan: Plan, shipped: Measured, drop: Drop) -> tuple[str, ...]:
     """Return, in words, each bound of the target's budget that the shipped artifact misses."""
-    budget, split = plan.target.budget, plan.usable.evaluation
+    budget, split = plan.target.budget, plan.photos.usable.evaluation
     missed = []
     if not is_inside(drop, budget.accuracy_drop_points, strict=False):
         missed.append(

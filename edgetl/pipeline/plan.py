@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 from edgetl.backbones import Backbone, load_backbone
 from edgetl.bundle import Artifact, Weights
 from edgetl.compile import ModelInfo
-from edgetl.data import Check, Dataset, Item, balanced, hold_out, usable_photos
-from edgetl.errors import DataError
+from edgetl.data import Item
 from edgetl.export import ForeignGraph
 from edgetl.finetune import ViewChoice, Workbench
+from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
@@ -48,14 +48,10 @@ EXPECTED, FEATURES, PHOTOS, LOGITS = "expected.npy", "features.npy", "photos.npy
 CORE, CLASSIFIER = "core.onnx", "classifier.safetensors"
 # Photos that go through a graph at once.
 BATCH = 16
-# Share of the training photos that every choice is made on.
-HELD_OUT = 0.1
-# Photos that parity is measured on, at the most.
-PARITY_PHOTOS = 128
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = (
-    "pipeline/artifacts", "pipeline/networks", "pipeline/plan", "pipeline/prepare", "pipeline/results",
-    "pipeline/steps", "pipeline/training",
+    "pipeline/artifacts", "pipeline/networks", "pipeline/photos", "pipeline/plan", "pipeline/prepare",
+    "pipeline/results", "pipeline/steps", "pipeline/training",
 )  # fmt: skip
 EXPORTING = ("export", "compile", "bench/accuracy", "pipeline/exporting", "pipeline/ladder", "pipeline/measure")
 
@@ -77,10 +73,9 @@ class Plan:
     float_layers: tuple[str, ...]
     aware: bool
     engines: dict[str, str]
-    dataset: Dataset
+    photos: Photos
     training: Training | None
     graph: ForeignGraph | None
-    check: Stage
     decoded: Stage
     exported: Stage
     reference: Stage
@@ -120,8 +115,8 @@ class Plan:
         if self.training:
             before, after = [self.training.view], [self.training.frozen, self.training.tuned]
         every = (
-            self.check, *before, self.decoded, *after, self.exported, self.reference, self.felt, self.felt_exported,
-            self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
+            self.photos.check, *before, self.decoded, *after, self.exported, self.reference, self.felt,
+            self.felt_exported, self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
         idle = [] if self.calibrates else [self.calibrated]
         idle += [] if self.aware else [self.felt, self.felt_exported]
@@ -230,42 +225,13 @@ class Plan:
         return load_backbone(self.settings.backbone, self.trained.weights, self.settings.image_size, self.settings.seed)
 
     @cached_property
-    def usable(self) -> Dataset:
-        """The photos that can be read, less those of training that are measured on too, once the check stage is
-        done."""
-        return usable_photos(self.dataset, self.check.read("check", Check), self.settings.skip_bad)
-
-    def refuse_bad(self) -> None:
-        """Return if every photo can be read, or the bad ones are to be skipped; needs the check stage.
-
-        Raises:
-            DataError: names the bad photos.
-        """
-        _ = self.usable
-
-    @cached_property
-    def parts(self) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:
-        """Photos to train on, photos held out to choose by, and photos that nothing is chosen by.
-
-        Raises:
-            DataError: no class has two training photos, so nothing can be held out.
-        """
-        rest, held = hold_out(self.usable.of("train"), HELD_OUT, self.settings.seed)
-        if not held:
-            raise DataError(
-                f"{self.settings.data}: every class has a single training photo, so none can be held out to choose by. "
-                "Add photos: twenty a class is a good start"
-            )
-        return rest, held, self.usable.of(self.usable.evaluation)
-
-    @cached_property
     def calibration_photos(self) -> tuple[Item, ...]:
         """The training photos that calibrate by the plan's recipe, once the frozen stage is done.
 
         Raises:
             CalibrationError: the recipe wants their features, which only a network that is trained here has.
         """
-        train = self.parts[0]
+        train = self.photos.train
         features: FloatArray | None = None
         if self.recipe.select == "diverse" and self.training:
             features = np.load(self.training.frozen.folder / FEATURES, mmap_mode="r")[: len(train)]
@@ -298,7 +264,7 @@ class Plan:
 
     @property
     def floats(self) -> FloatArray:
-        """The float graph's logits for `kept`, once the reference stage is done."""
+        """The float graph's logits for `photos.kept`, once the reference stage is done."""
         logits: FloatArray = np.load(self.reference.folder / LOGITS, allow_pickle=False)
         return logits
 
@@ -308,25 +274,20 @@ class Plan:
         stage is done."""
         tried = [each for each in self.lower_precisions if each not in self.standbys]
         lower = {each: np.load(self.answered.folder / f"{each}.npy", allow_pickle=False) for each in tried}
-        return {"fp32": self.floats[: len(self.parts[1])], **lower}
+        return {"fp32": self.floats[: len(self.photos.held)], **lower}
 
     def bench(self, progress: Progress) -> Workbench:
         """Return what training works with, once the check stage is done."""
-        return Workbench(dataset=self.usable, device=self.trained.device, progress=progress)
+        return Workbench(dataset=self.photos.usable, device=self.trained.device, progress=progress)
 
     @property
     def info(self) -> ModelInfo:
         """What an artifact says of itself, once the export stage is done."""
-        return ModelInfo(labels=self.usable.labels, preprocess=self.faced)
-
-    @property
-    def kept(self) -> tuple[Item, ...]:
-        """The photos that are kept decoded: those held out, then those that nothing is chosen by."""
-        return (*self.parts[1], *self.parts[2])
+        return ModelInfo(labels=self.photos.usable.labels, preprocess=self.faced)
 
     def read_kept(self, rows: Sequence[int]) -> Iterator[ImageArray]:
-        """Yield photos of `kept` as the network reads them, uint8 of shape (up to BATCH, height, width, 3), once the
-        export stage is done.
+        """Yield photos of `photos.kept` as the network reads them, uint8 of shape (up to BATCH, height, width, 3), once
+        the export stage is done.
 
         Args:
             rows: which, in which order.
@@ -335,18 +296,8 @@ class Plan:
         for start in range(0, len(rows), BATCH):
             yield np.stack([paint_border(photos[row], how) for row in rows[start : start + BATCH]])
 
-    def rows_of(self, photos: Iterable[Item]) -> list[int]:
-        """Return where photos stand in `kept`."""
-        rows = {photo: row for row, photo in enumerate(self.kept)}
-        return [rows[photo] for photo in photos]
-
-    @property
-    def parity_photos(self) -> tuple[Item, ...]:
-        """The held-out photos that artifacts are proved on."""
-        return balanced(self.parts[1], PARITY_PHOTOS, self.settings.seed)
-
     @cached_property
-    def photo(self) -> Preprocess:
+    def borderless(self) -> Preprocess:
         """The preprocessing that training uses, once the view stage is done, or that the file wants: no border yet."""
         if self.graph:
             return self.graph.preprocess

@@ -15,11 +15,12 @@ from edgetl.data import Dataset, read_dataset
 from edgetl.errors import MissingError, SettingsError, missing_library
 from edgetl.export import ForeignGraph, Looks, read_foreign
 from edgetl.finetune import pick_device
+from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.plan import EXPORTING, LINE, Plan
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.pipeline.training import Training
-from edgetl.recipe import load_recipe
+from edgetl.recipe import CalibrationRecipe, load_recipe
 from edgetl.records import Progress
 from edgetl.target import ENGINE_KINDS, TargetProfile, load_target
 
@@ -126,13 +127,8 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
     return target
 
 
-def _make_plan(
-    settings: BuildSettings,
-    target: TargetProfile,
-    network: ForeignGraph | WeightsChoice,
-    device: torch.device,
-    dataset: Dataset,
-) -> Plan:
+def _load_recipes(settings: BuildSettings, target: TargetProfile, adopted: bool) -> tuple[CalibrationRecipe, ...]:
+    """Return the recipes that a build may try; `adopted` says that its network was trained elsewhere."""
     recipes = tuple(load_recipe(name) for name in ((settings.recipe,) if settings.recipe else target.engine.recipes))
     foreign = [recipe.name for recipe in recipes if recipe.method == "nncf" and target.engine.name == "tensorrt"]
     if foreign:
@@ -143,11 +139,22 @@ def _make_plan(
     if any(recipe.method == "nncf" for recipe in recipes) and find_spec("nncf") is None:
         raise missing_library("nncf", "train", f"quantize for {target.name}")
     diverse = [recipe.name for recipe in recipes if recipe.select == "diverse"]
-    if diverse and isinstance(network, ForeignGraph):
+    if diverse and adopted:
         raise SettingsError(
             f"recipe {diverse[0]} takes diverse photos, by the features of the frozen stage, which a network that was "
             "trained elsewhere has not. Take balanced or random ones"
         )
+    return recipes
+
+
+def _make_plan(
+    settings: BuildSettings,
+    target: TargetProfile,
+    network: ForeignGraph | WeightsChoice,
+    device: torch.device,
+    dataset: Dataset,
+) -> Plan:
+    recipes = _load_recipes(settings, target, isinstance(network, ForeignGraph))
     tools = versions_of(("torch", "onnx", "onnxscript", "onnxruntime"))
     halved = any("fp16" in each for each in target.engine.precisions)
     modelopt = ("nvidia-modelopt",) if halved or target.engine.name == "tensorrt" else ()
@@ -178,6 +185,6 @@ def _make_plan(
     machine = describe_machine().model_dump(exclude={"load_1min", "date"})
     return Plan(
         settings=settings, target=target, recipes=recipes, recipe=recipes[0], float_layers=(), aware=False,
-        engines=engines, dataset=dataset, training=training, graph=graph, check=check, decoded=decoded,
-        exported=exported, reference=Stage.of("reference", (), exported, machine),
+        engines=engines, photos=Photos(settings=settings, dataset=dataset, check=check), training=training,
+        graph=graph, decoded=decoded, exported=exported, reference=Stage.of("reference", (), exported, machine),
     )  # fmt: skip

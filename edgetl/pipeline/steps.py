@@ -45,30 +45,30 @@ LEVELS, REDUCED_LEVELS = 127, 64
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
     """Open every photo; name the bad ones, and the pictures that occur twice or are trained on and measured on."""
-    write_record(folder, "check", check_dataset(plan.dataset, progress))
+    write_record(folder, "check", check_dataset(plan.photos.dataset, progress))
 
 
 def view(plan: Plan, progress: Progress, folder: Path) -> None:
     """Choose how photos are fitted to the square, and whether a mirrored photo is the same thing."""
-    train, _, _ = plan.parts
     fit = None if plan.settings.fit == "auto" else plan.settings.fit
-    choice = choose_view(plan.backbone, train, fit, plan.settings.seed, plan.bench(progress))
+    choice = choose_view(plan.backbone, plan.photos.train, fit, plan.settings.seed, plan.bench(progress))
     write_record(folder, "view", choice)
 
 
 def decoded(plan: Plan, progress: Progress, folder: Path) -> None:
     """Keep the photos that targets are chosen and measured by, fitted to the square: decoded once for all targets."""
-    how, count = plan.photo, len(plan.kept)
-    batches = progress.track(image_batches(plan.usable, plan.kept, how, BATCH), "decoding, batches", -(-count // BATCH))
-    write_rows(folder / PHOTOS, batches, (count, how.height, how.width, 3), np.uint8)
+    how, kept = plan.borderless, plan.photos.kept
+    batches = image_batches(plan.photos.usable, kept, how, BATCH)
+    counted = progress.track(batches, "decoding, batches", -(-len(kept) // BATCH))
+    write_rows(folder / PHOTOS, counted, (len(kept), how.height, how.width, 3), np.uint8)
 
 
 def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
     """Run every photo through the frozen backbone once, and fit the head on the features."""
     started = time.perf_counter()
-    parts = plan.parts
+    parts = (plan.photos.train, plan.photos.held, plan.photos.unseen)
     items = [item for part in parts for item in part]
-    features = write_features(folder / FEATURES, plan.backbone, items, plan.photo, plan.bench(progress))
+    features = write_features(folder / FEATURES, plan.backbone, items, plan.borderless, plan.bench(progress))
     ends = np.cumsum([len(part) for part in parts])
     train, held, unseen = np.split(features, ends[:-1])
     train_labels, held_labels, unseen_labels = (labels_of(part) for part in parts)
@@ -87,11 +87,10 @@ def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
 def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     """Unfreeze the network and train it at a low rate; keep the state that answers best when held out."""
     started = time.perf_counter()
-    train, held, _ = plan.parts
     classifier = head_on(plan)
     try:
         how = tuning_of(plan.trained, plan.settings, classifier.backbone)
-        history = tune(classifier, train, held, plan.photo, how, plan.bench(progress))
+        history = tune(classifier, plan.photos.train, plan.photos.held, plan.borderless, how, plan.bench(progress))
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, state_bytes(classifier))
@@ -102,12 +101,13 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
 def felt(plan: Plan, progress: Progress, folder: Path) -> None:
     """Train on, weights and activations rounded as INT8 rounds them, so that the network learns to bear it."""
     started = time.perf_counter()
-    train, held, _ = plan.parts
     classifier = trained_by(plan.trained.tuned, plan)
     levels = REDUCED_LEVELS if plan.recipe.reduce_range else LEVELS
     how = feeling_of(plan.trained, plan.settings, classifier.backbone)
     try:
-        history = tune_aware(classifier, train, held, plan.photo, how, plan.bench(progress), levels)
+        history = tune_aware(
+            classifier, plan.photos.train, plan.photos.held, plan.borderless, how, plan.bench(progress), levels
+        )
     except TrainingError as error:
         raise TrainingError(f"--qat {plan.settings.qat}: {error}. Or build without --qat") from error
     leave_network(folder, classifier, history, started)
@@ -116,11 +116,11 @@ def felt(plan: Plan, progress: Progress, folder: Path) -> None:
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     """Find the range of every activation on training photos, for the precisions below float32."""
     items = plan.calibration_photos
-    remarks = remarks_on(items, plan.recipe, plan.dataset.classes)
+    remarks = remarks_on(items, plan.recipe, plan.photos.dataset.classes)
     for remark in remarks:
         progress.say(remark)
     batches = progress.track(
-        image_batches(plan.usable, items, plan.faced, BATCH), "calibrating, batches", -(-len(items) // BATCH)
+        image_batches(plan.photos.usable, items, plan.faced, BATCH), "calibrating, batches", -(-len(items) // BATCH)
     )
     statistics = calibrate(onnx.load(plan.lower_core), batches, plan.recipe)
     photos = {item.path.as_posix(): item.sha256 for item in items}
@@ -134,7 +134,7 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     core = onnx.load(plan.lower_core)
     nothing = Statistics(ranges={}, means={})
     statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
-    batches = image_batches(plan.usable, plan.calibration_photos, plan.faced, BATCH)
+    batches = image_batches(plan.photos.usable, plan.calibration_photos, plan.faced, BATCH)
     graphs = quantize_for(
         plan.target.engine.name, core, statistics, batches, plan.recipe, plan.lower_precisions, plan.float_layers
     )
@@ -156,7 +156,7 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
     else:
         plain = write(plan.core, "fp32")
         with closing(open_here(folder, plain)) as session:
-            rows = plan.rows_of(plan.parity_photos)
+            rows = plan.photos.rows_of(plan.photos.proving)
             rungs = (prove_float(plan, "artifact", session, answer({"fp32": session}, rows, plan, progress)["fp32"]),)
     lower = (write(plan.core_of(each), each) for each in plan.lower_precisions)
     write_record(folder, "compiled", CompiledStage(artifacts=(plain, *lower), rungs=rungs))

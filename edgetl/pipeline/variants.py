@@ -101,7 +101,7 @@ def _rank(plan: Plan, progress: Progress, force: bool) -> tuple[str, ...]:
 
     def rank(folder: Path) -> None:
         items = plan.calibration_photos[:RANKED_ON]
-        (images,) = image_batches(plan.usable, items, plan.faced, RANKED_ON)
+        (images,) = image_batches(plan.photos.usable, items, plan.faced, RANKED_ON)
         statistics = plan.calibrated.read("calibrated", Calibrated).statistics
         ranked = rank_layers(onnx.load(plan.lower_core), statistics, plan.recipe, images, progress)
         write_record(folder, "ranked", Ranked(decibels=ranked))

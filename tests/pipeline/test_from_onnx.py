@@ -28,7 +28,7 @@ def trained(built: Bundle, small_build: dict[str, Any], cache_base: Path) -> Pla
         patch.setenv("EDGETL_CACHE", str(cache_base))
         plan = make_plan(BuildSettings(**small_build, out=built.folder), Quiet())
         assert plan.exported.done
-        _ = plan.core.read_bytes(), plan.photo
+        _ = plan.core.read_bytes(), plan.borderless
     return plan
 
 
@@ -43,7 +43,7 @@ def theirs(trained: Plan, tmp_path: Path) -> Path:
 @pytest.fixture
 def asked(theirs: Path, trained: Plan, colours: Path, tmp_path: Path) -> dict[str, Any]:
     """Return the settings of a build from that file."""
-    fit = trained.photo.fit
+    fit = trained.borderless.fit
     return {"data": str(colours), "from_onnx": str(theirs), "fit": fit, "golden": 3, "out": tmp_path / "out", **RAW}
 
 
@@ -60,7 +60,7 @@ def test_the_bundle_answers_as_the_file_does(asked: dict[str, Any], built: Bundl
     assert bundle.manifest.ladder[0].against == "theirs.onnx as it stands"
     assert ours.exporter == "folded theirs.onnx"
     assert len(verify_bundle(bundle.folder).replayed) == 1
-    photo = trained.usable.path_of(trained.parts[2][0])
+    photo = trained.photos.usable.path_of(trained.photos.unseen[0])
     with Predictor.open(bundle.folder) as predictor:
         assert predictor.predict(photo).label in bundle.manifest.labels
     assert "It was trained elsewhere" in bundle.read("README.md").decode()
@@ -82,7 +82,7 @@ def test_the_second_time_nothing_is_made(asked: dict[str, Any], monkeypatch: pyt
 def test_its_classes_may_be_more_than_the_photos_have_and_in_another_order(
     asked: dict[str, Any], theirs: Path, trained: Plan, tmp_path: Path
 ) -> None:
-    labels = trained.usable.labels
+    labels = trained.photos.usable.labels
     model = onnx.load(theirs)
     head = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -104,9 +104,9 @@ def test_its_classes_may_be_more_than_the_photos_have_and_in_another_order(
 
 def test_labels_in_the_file_are_taken(asked: dict[str, Any], theirs: Path, trained: Plan) -> None:
     model = onnx.load(theirs)
-    helper.set_model_props(model, {"labels": str(list(trained.usable.labels[::-1]))})
+    helper.set_model_props(model, {"labels": str(list(trained.photos.usable.labels[::-1]))})
     onnx.save(model, theirs)
-    assert make_plan(BuildSettings(**asked), Quiet()).dataset.labels == trained.usable.labels[::-1]
+    assert make_plan(BuildSettings(**asked), Quiet()).photos.dataset.labels == trained.photos.usable.labels[::-1]
 
 
 def test_a_graph_that_cannot_be_folded_exactly_computes_its_normalisation(asked: dict[str, Any], theirs: Path) -> None:
@@ -161,9 +161,9 @@ class TestRefusals:
     def test_photos_of_a_class_that_it_does_not_know_are_refused(
         self, asked: dict[str, Any], trained: Plan, tmp_path: Path
     ) -> None:
-        labels = [f"{label}s" for label in trained.usable.labels]
+        labels = [f"{label}s" for label in trained.photos.usable.labels]
         (tmp_path / "labels.txt").write_text("\n".join(labels))
-        first = trained.usable.labels[0]
+        first = trained.photos.usable.labels[0]
         with pytest.raises(
             DataError, match=rf"the class '{first}' is not among the network's labels\. Did you mean {first}s"
         ):

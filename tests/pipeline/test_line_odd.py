@@ -62,7 +62,8 @@ class TestWrongInput:
         monkeypatch.setitem(steps.STEPS, "view", keep)
         with pytest.raises(Stop):
             build(settings.model_copy(update={"data": one_bad, "skip_bad": True}))
-        names = {item.path.as_posix() for part in plans[0].parts for item in part}
+        photos = plans[0].photos
+        names = {item.path.as_posix() for item in (*photos.train, *photos.held, *photos.unseen)}
         assert len(names) == 35
         assert "red/00.png" not in names
 

@@ -154,13 +154,13 @@ def test_photos_are_read_as_the_network_reads_them_and_by_their_rows(
     plan = plan_of()
     how = plan.faced.model_copy(update={"border": border})
     monkeypatch.setattr(Plan, "faced", property(lambda self: how))
-    last = len(plan.kept) - 1
+    last = len(plan.photos.kept) - 1
     for rows, batches in (([0], [1]), ([last, 3, 1], [3]), ([2] * (BATCH + 1), [BATCH, 1])):
         found = list(plan.read_kept(rows))
         assert [len(each) for each in found] == batches
-        expected = [load_image(plan.usable.path_of(plan.kept[row]), how) for row in rows]
+        expected = [load_image(plan.photos.usable.path_of(plan.photos.kept[row]), how) for row in rows]
         np.testing.assert_array_equal(np.concatenate(found), expected)
-    assert [plan.kept[row] for row in plan.rows_of(plan.parity_photos)] == list(plan.parity_photos)
+    assert [plan.photos.kept[row] for row in plan.photos.rows_of(plan.photos.proving)] == list(plan.photos.proving)
 
 
 def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_planning_makes_nothing(plan_of: Callable[..., Plan], no_stages: Path, t
 
 def test_choices_are_made_on_a_tenth_of_the_training_photos(plan_of: Callable[..., Plan], own_stages: Path) -> None:
     plan = plan_of()
-    train, held, unseen = plan.parts
+    train, held, unseen = plan.photos.train, plan.photos.held, plan.photos.unseen
     assert {item.split for item in (*train, *held)} == {"train"}
     assert {item.split for item in unseen} == {"val"}
     assert not set(train) & set(held)

@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgetl.bundle import Artifact
 from edgetl.compile import compile_graph
 from edgetl.compile.openvino_core import the_core
-from edgetl.errors import MissingError
+from edgetl.errors import MissingError, SessionError
+from edgetl.records import ModelContent
+from edgetl.runtime import Session, on_openvino
 
 pytest.importorskip("openvino", reason="the engine openvino is not installed here")
 
@@ -54,6 +58,48 @@ def test_a_missing_engine_is_named_with_the_command_that_brings_it(monkeypatch: 
     message = r"openvino is needed to run this bundle .* Run: pip install 'edgetl\[openvino\]'"
     with pytest.raises(MissingError, match=message):
         the_core("run this bundle")
+
+
+class TestHowManyAtOnce:
+    """One image is answered by a model of fixed shape, several by one of any number."""
+
+    @pytest.fixture
+    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+        """For how many images models are compiled, in order."""
+        for_images: list[int | None] = []
+        really = on_openvino.compile_model
+
+        def compile_model(model: ModelContent, artifact: Artifact, images: int | None) -> Any:
+            for_images.append(images)
+            return really(model, artifact, images)
+
+        monkeypatch.setattr(on_openvino, "compile_model", compile_model)
+        return for_images
+
+    @pytest.fixture
+    def session(self, tiny_core: Any, compiled: list[int | None]) -> Session:
+        made = compile_graph(tiny_core.SerializeToString(), "openvino")
+        artifact = Artifact(
+            path="m.xml", weights="m.bin", engine="openvino", precision="fp32", input=made.input, output=made.output
+        )
+        return on_openvino.open_session(made.content, artifact)
+
+    def test_several_are_compiled_for_when_they_first_come(self, session: Session, compiled: list[int | None]) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (5, *session.artifact.input.shape[1:]), dtype=np.uint8)
+        one_by_one = np.concatenate([session.run(images[row : row + 1]) for row in range(5)])
+        assert compiled == [1]
+        with ThreadPoolExecutor(4) as pool:
+            every = list(pool.map(session.run, [images, images[:3], images, images[2:]]))
+        assert compiled == [1, None]
+        assert every[0] == pytest.approx(one_by_one, abs=1e-5)
+        assert every[3] == pytest.approx(one_by_one[2:], abs=1e-5)
+
+    def test_a_closed_session_compiles_nothing_more(self, session: Session, compiled: list[int | None]) -> None:
+        images = np.zeros((2, *session.artifact.input.shape[1:]), dtype=np.uint8)
+        session.close()
+        with pytest.raises(SessionError, match="this session is closed"):
+            session.run(images)
+        assert compiled == [1]
 
 
 def test_threads_that_come_at_once_get_the_same_core() -> None:
