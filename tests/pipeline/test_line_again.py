@@ -13,7 +13,7 @@ import pytest
 from edgetl.bundle import Bundle
 from edgetl.errors import MissingError
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, steps
-from edgetl.records import Latency, Progress
+from edgetl.records import Progress
 from edgetl.runtime import verify_bundle
 
 STAGES = [
@@ -35,12 +35,8 @@ def report_of(bundle: Bundle) -> BuildReport:
 @pytest.fixture
 def same_clock(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let latencies come out as in the shared build: which precision ships hangs on them."""
-    judged = report_of(built).judged
-
-    def replay(calls: dict[str, Any], rounds: int, per_round: int) -> dict[str, Latency]:
-        return {each.precision: each.latency for each in judged.measured}
-
-    monkeypatch.setattr("edgetl.pipeline.measure.interleave", replay)
+    timed = {each.precision: each.latency for each in report_of(built).judged.measured}
+    monkeypatch.setattr("edgetl.pipeline.measure._latencies", lambda *given: timed)
 
 
 class TestSecondBuild:
