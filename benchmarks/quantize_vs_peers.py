@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,7 +118,8 @@ ENGINES = {"onnxruntime": on_onnxruntime, "openvino": on_openvino}
 def quantize_by(peer: str, python: str, core: Path, photos: Path, made: Path) -> tuple[str, str | None]:
     """Return a peer's version and None, or "" and why it made nothing."""
     script = Path(__file__).with_name("quantize_peer.py")
-    ran = subprocess.run([python, script, peer, core, photos, made], capture_output=True, text=True, check=False)
+    own = shutil.copy(core, made.with_suffix(".core.onnx"))  # some infer its shapes in place
+    ran = subprocess.run([python, script, peer, own, photos, made], capture_output=True, text=True, check=False)
     lines = [line for line in (ran.stdout if ran.returncode == 0 else ran.stderr).splitlines() if line.strip()]
     return (lines[-1], None) if ran.returncode == 0 else ("", lines[-1] if lines else f"exit {ran.returncode}")
 

@@ -151,7 +151,9 @@ def _widen_pixels(graph: onnx.GraphProto, core: Core) -> None:
         "image_channel_order": [3 * pixel + channel for pixel in range(together) for channel in (0, 1, 2, 0)],
         "image_fours_shape": [0, core.height, core.width, 4],
     }
-    graph.initializer.extend(numpy_helper.from_array(np.array(each), name) for name, each in sizes.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(each, dtype=np.int64), name) for name, each in sizes.items()
+    )
     groups, order, shape = sizes
     ways: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Reshape", [groups], {}),

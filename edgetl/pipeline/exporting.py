@@ -89,7 +89,7 @@ def _leave_first(
     """Write the first core graph that computes what it was made of.
 
     Args:
-        plan: whose parity photos prove it.
+        plan: whose `photos.proving` prove it.
         ways: to make it, in order of preference, by name.
         expected: the original's logits for these photos.
         original: what it was made of, in words.

@@ -38,7 +38,7 @@ BUNDLE_PHOTOS = 16
 
 
 def prove_float(plan: Plan, name: Literal["faced", "artifact"], session: Session, logits: FloatArray) -> Rung:
-    """Return the rung of a float artifact, given its logits for the parity photos.
+    """Return the rung of a float artifact, given its logits for `photos.proving`.
 
     Raises:
         ParityError: it computes something else than the trained network; names the first layer that parts.
@@ -65,7 +65,7 @@ def prove_quantized(
         plan: whose quantizing stage is done.
         artifact: as the target runs it.
         answered_by: what answered for it here.
-        logits: its answers for the parity photos.
+        logits: its answers for `photos.proving`.
         progress: counts them.
 
     Raises:

@@ -155,8 +155,8 @@ class Plan:
     @cached_property
     def quantized(self) -> Stage:
         """The stage that makes the graphs below float32."""
-        tools = [self.engines.get(name) for name in ("nvidia-modelopt", "nncf")]
-        return Stage.of("quantized", (), self.calibrated, tools, self.lower_precisions, self.float_layers)
+        by = [self.target.engine.name, *(self.engines.get(name) for name in ("nvidia-modelopt", "nncf"))]
+        return Stage.of("quantized", (), self.calibrated, by, self.lower_precisions, self.float_layers)
 
     @cached_property
     def compiled(self) -> Stage:
@@ -253,7 +253,7 @@ class Plan:
 
     @property
     def expected(self) -> FloatArray:
-        """The original network's logits for the parity photos, once the export stage is done."""
+        """The original network's logits for `photos.proving`, once the export stage is done."""
         logits: FloatArray = np.load(self.exported.folder / EXPECTED, allow_pickle=False)
         return logits
 

@@ -50,8 +50,8 @@ def check(plan: Plan, progress: Progress, folder: Path) -> None:
 
 def view(plan: Plan, progress: Progress, folder: Path) -> None:
     """Choose how photos are fitted to the square, and whether a mirrored photo is the same thing."""
-    fit = None if plan.settings.fit == "auto" else plan.settings.fit
-    choice = choose_view(plan.backbone, plan.photos.train, fit, plan.settings.seed, plan.bench(progress))
+    train, fit = plan.photos.train, None if plan.settings.fit == "auto" else plan.settings.fit
+    choice = choose_view(plan.backbone, train, fit, plan.settings.seed, plan.bench(progress))
     write_record(folder, "view", choice)
 
 

@@ -45,8 +45,9 @@ def quantize_graph(
         only: names of the nodes to quantize; all where none is named.
     """
     image = model.graph.input[0].name
-    pooled = onnx.ModelProto.FromString(model.SerializeToString())
-    ranges = _share_ranges(pooled.graph, _pool_means(pooled.graph, statistics.ranges))
+    pooled = onnx.shape_inference.infer_shapes(model)
+    ranges, flat = _pool_means(pooled.graph, statistics.ranges)
+    ranges = _share_ranges(pooled.graph, ranges)
     whole = {name: [WHOLE_RANGE] for name in _depthwise_weights(model.graph) if recipe.per_channel}
     quantizer = QDQQuantizer(
         pooled,
@@ -56,7 +57,7 @@ def quantize_graph(
         activation_qType=QuantType.QUInt8,
         tensors_range=_as_tensors_data(ranges),
         nodes_to_quantize=list(only),
-        nodes_to_exclude=[*head_of(model.graph), *float_layers],
+        nodes_to_exclude=[*head_of(model.graph), *flat, *float_layers],
         op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
         extra_options={"TensorQuantOverrides": {image: [{"rmin": np.float32(0), "rmax": np.float32(1)}], **whole}},
     )
@@ -96,16 +97,18 @@ def head_of(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in heads if node.name]
 
 
-def _pool_means(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
+def _pool_means(graph: onnx.GraphProto, ranges: Ranges) -> tuple[Ranges, list[str]]:
     """Write each mean of whole planes as GlobalAveragePool, which has an integer kernel; return all ranges, its among
-    them.
+    them, and the names of the nodes that drop the axes of planes where the mean dropped them.
+
+    Shapes are to be inferred.
 
     Seen on ONNX Runtime, 2 cores: INT8 squeezenet1_1 takes 0.95 of the time that it takes with its mean in float,
     mobilenet_v3_small, which has ten of them, 0.91.
     """
     stored = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in graph.value_info}
-    ranges, nodes = dict(ranges), list(graph.node)
+    ranges, nodes, flat = dict(ranges), list(graph.node), []
     del graph.node[:]
     for node in nodes:
         graph.node.append(node)
@@ -117,9 +120,10 @@ def _pool_means(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
         planes = mean if attributes.get("keepdims", 1) else f"{mean}_planes"
         graph.node[-1].CopyFrom(helper.make_node("GlobalAveragePool", node.input[:1], [planes], name=node.name))
         if planes != mean:
-            graph.node.append(helper.make_node("Flatten", [planes], [mean], name=f"{node.name}_flat"))
+            flat.append(f"{node.name}_flat")
+            graph.node.append(helper.make_node("Flatten", [planes], [mean], name=flat[-1]))
             ranges[planes] = ranges[mean]
-    return ranges
+    return ranges, flat
 
 
 def _share_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:

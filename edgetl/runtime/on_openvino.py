@@ -76,28 +76,24 @@ class OpenVinoSession:
 
     One image is answered by a model that is compiled for one: seen on 2 cores, squeezenet1_1 takes 0.94 of the time of
     a model for any number, mobilenet_v2 0.8, with the same logits. Several at once are answered by such a model, which
-    takes a third to three quarters of the time of one after the other; it is compiled when they first come. An NPU must
-    know shapes beforehand, and has the first alone.
+    takes a third to three quarters of the time of one after the other; it is compiled when they first come, from the
+    bytes that a session keeps for it. An NPU must know shapes beforehand, and has the first alone.
     """
 
     def __init__(self, model: ModelContent, artifact: Artifact) -> None:
         self.artifact = artifact
         self.degraded: str | None = None
-        self._compile = partial(compile_model, model, artifact)
-        self._engines: dict[int | None, Any] = {1: self._compile(1)}
-        self._compiling = threading.Lock()
-        # An infer request serves one call at a time; those of a session share the weights.
-        self._requests = threading.local()
+        self._compiled: _Compiled | None = _Compiled(model, artifact)
 
     def run(self, images: ImageArray) -> FloatArray:
         """Return logits of shape (images, classes); see `Session.run`."""
-        engines = self._engines
-        if not engines:
+        compiled = self._compiled
+        if compiled is None:
             raise SessionError("this session is closed. Open another")
         check_images(images, self.artifact.input)
         whole, device = np.ascontiguousarray(images), self.artifact.execution.device
         step = 1 if device == "npu" else len(whole)
-        request = self._request(engines, 1 if step == 1 else None)
+        request = compiled.request(1 if step == 1 else None)
         try:
             # `share_outputs` would give a view of the request's own memory, which the next call overwrites.
             parts = [
@@ -110,18 +106,29 @@ class OpenVinoSession:
         return logits
 
     def close(self) -> None:
-        """Give the engines' memory back."""
-        self._engines = {}
+        """Give the engine's memory back."""
+        self._compiled = None
+
+
+class _Compiled:
+    """The compiled models of an artifact, by how many images they take; None is any number."""
+
+    def __init__(self, model: ModelContent, artifact: Artifact) -> None:
+        self._compile = partial(compile_model, model, artifact)
+        self._engines: dict[int | None, Any] = {1: self._compile(1)}
+        self._compiling = threading.Lock()
+        # An infer request serves one call at a time; those of one compiled model share its weights.
         self._requests = threading.local()
 
-    def _request(self, engines: dict[int | None, Any], images: int | None) -> Any:
-        """Return this thread's request for so many images at once."""
+    def request(self, images: int | None) -> Any:
+        """Return this thread's request for so many images; the model is compiled if it is not yet."""
         requests: dict[int | None, Any] = self._requests.__dict__.setdefault("by_images", {})
         if images not in requests:
-            with self._compiling:
-                if images not in engines:
-                    engines[images] = self._compile(images)
-            requests[images] = engines[images].create_infer_request()
+            if images not in self._engines:
+                with self._compiling:
+                    if images not in self._engines:
+                        self._engines[images] = self._compile(images)
+            requests[images] = self._engines[images].create_infer_request()
         return requests[images]
 
 

@@ -11,14 +11,24 @@ from typing import Any
 import pytest
 
 from edgetl.bundle import Bundle
-from edgetl.pipeline import BuildSettings, Plan, steps
-from edgetl.records import Progress
+from edgetl.pipeline import BuildSettings, Plan, make_plan, steps
+from edgetl.records import Progress, Quiet
 
 
 @pytest.fixture
 def settings(small_build: dict[str, Any], tmp_path: Path) -> BuildSettings:
     """Return the settings of the shared build, with an `out` of the test's own."""
     return BuildSettings(**small_build, out=tmp_path / "out")
+
+
+@pytest.fixture
+def plan_of(small_build: dict[str, Any], tmp_path: Path) -> Callable[..., Plan]:
+    """Return a function that plans the shared build, some settings changed."""
+
+    def plan_of(**changed: Any) -> Plan:
+        return make_plan(BuildSettings(**{**small_build, "out": tmp_path / "out", **changed}), Quiet())
+
+    return plan_of
 
 
 @pytest.fixture

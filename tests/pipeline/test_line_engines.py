@@ -13,7 +13,7 @@ from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildReport, BuildSettings, build
 from edgetl.runtime import ENGINES, Predictor, verify_bundle
 
-SHARED = ["check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated", "quantized"]
+SHARED = ["check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated"]
 
 
 @pytest.fixture(params=sorted(set(ENGINES) - {"onnxruntime", "tensorrt"}))

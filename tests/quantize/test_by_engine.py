@@ -15,7 +15,7 @@ MINMAX = load_recipe("minmax")
 
 
 def shuffled() -> onnx.ModelProto:
-    """Return a core graph whose channels are shuffled between two convolutions; one layer has no name."""
+    """Return a core graph whose channels are shuffled between two convolutions; some layers have no name."""
     random = np.random.default_rng(3)
     make = helper.make_node
     graph = helper.make_graph(
@@ -24,7 +24,7 @@ def shuffled() -> onnx.ModelProto:
             make("Reshape", ["wide", "in_groups"], ["grouped"], name="group"),
             make("Transpose", ["grouped"], ["turned"], name="turn", perm=[0, 2, 1, 3, 4]),
             make("Reshape", ["turned", "as_planes"], ["shuffled"]),
-            make("Conv", ["shuffled", "second"], ["mixed"], name="conv_1"),
+            make("Conv", ["shuffled", "second"], ["mixed"]),
             make("GlobalAveragePool", ["mixed"], ["pooled"], name="pool"),
             make("Flatten", ["pooled"], ["logits"], name="flat"),
         ],

@@ -13,12 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from edgetl.errors import CalibrationError
+from edgetl.export import export_graph
 from edgetl.quantize import calibrate
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import CalibrationRecipe, load_recipe, recipe_names
-from edgetl.records import FloatArray, ImageArray
+from edgetl.records import FloatArray, ImageArray, Preprocess
 
 SIDE = 32
 MINMAX = load_recipe("minmax")
@@ -247,13 +249,13 @@ class TestConcat:
 
 def averaged(axes: list[int], keeps: bool) -> onnx.ModelProto:
     """Return the network with a ReduceMean, as torch's exporter writes it, in place of its pooling."""
-    model = onnx.shape_inference.infer_shapes(network())
+    model = network()
     graph = model.graph
     graph.initializer.append(numpy_helper.from_array(np.array(axes), "axes"))
     place = next(place for place, node in enumerate(graph.node) if node.op_type == "GlobalAveragePool")
     mean = helper.make_node("ReduceMean", ["mixed", "axes"], ["pooled"], name="mean", keepdims=int(keeps))
     graph.node[place].CopyFrom(mean)
-    return onnx.shape_inference.infer_shapes(model)
+    return model
 
 
 def kernels_of(model: onnx.ModelProto, folder: Path) -> list[str]:
@@ -279,9 +281,19 @@ class TestMeansOfPlanes:
         assert "ReduceMean" not in kernels_of(quantized, tmp_path)
         assert [node.op_type for node in model.graph.node].count("ReduceMean") == 1
 
-    def test_they_keep_their_names_so_that_layers_can_stay_in_float_by_name(self) -> None:
-        graph = quantize(averaged([2, 3], keeps=False), batches(1), MINMAX).graph
-        assert [node.op_type for node in graph.node if node.name == "mean"] == ["GlobalAveragePool"]
+    @pytest.mark.parametrize("float_layers", [[], ["mean"]])
+    def test_they_stay_in_float_by_their_own_name(self, float_layers: list[str]) -> None:
+        model = averaged([2, 3], keeps=False)
+        graph = quantize_graph(model, calibrate(model, batches(1), MINMAX), MINMAX, float_layers).graph
+        read = {tensor for node in graph.node if node.op_type == "QuantizeLinear" for tensor in node.input[:1]}
+        assert ("pooled_planes" in read) == (not float_layers)
+
+    def test_pooling_that_torch_exports_as_a_mean_is_one_of_them(self, tmp_path: Path) -> None:
+        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+        how = Preprocess(side=SIDE, fit="squash", mean=(124, 116, 104), std=(58.4, 57.1, 57.4))
+        exported = export_graph(module, how, "dynamo").model
+        assert "ReduceMean" in [node.op_type for node in exported.graph.node]
+        assert "QLinearGlobalAveragePool" in kernels_of(quantize(exported, batches(1), MINMAX), tmp_path)
 
     def test_a_mean_of_one_axis_is_left_alone(self) -> None:
         model = averaged([3], keeps=True)
