@@ -4,7 +4,7 @@ The photo arrives as bytes in rows of RGB. In an INT8 graph those bytes are the 
 1/255, zero point 0), so the graph's own quantization of the input falls away; in a float graph 1/255 goes into the
 first weights. ONNX Runtime's fast INT8 convolution reads channels in fours (MlasConvSym's pack width), so a first
 convolution of three is given one channel more, with weights of zero: seen on squeezenet1_1, 2 cores with AVX2, INT8 at
-batch 1 takes 3.41 ms this way and 3.87 ms without.
+batch 1 takes 3.41 ms with it, though it was added pixel by pixel then, and 3.87 ms without.
 """
 
 from __future__ import annotations
