@@ -16,8 +16,9 @@ from edgetl.records import FloatArray, ImageArray, Progress
 
 __all__ = ["rank_layers"]
 
-# Layers that multiply by weights: what the others lose, they pass on.
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# Layers that multiply by weights, and means, whose few values a head may read in float: what the others lose, they
+# pass on.
+RANKED = {"Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"}
 # Stands for the power of logits that are zero.
 LEAST = 1e-30
 
@@ -35,7 +36,7 @@ def rank_layers(
         images: training photos, uint8 of shape (images, height, width, 3).
         progress: counts the layers.
     """
-    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED and node.name]
+    layers = [node.name for node in model.graph.node if node.op_type in RANKED and node.name]
     expected = _answer(model, images)
     signal = _power(expected)
     ratios = {}
