@@ -41,14 +41,15 @@ def compile_graph(graph: bytes) -> Compiled:
 
     inner, name = core.model.graph, core.name
     quantize = next((node for node in inner.node if node.op_type == "QuantizeLinear" and node.input[0] == name), None)
-    if quantize is not None:
-        _feed_bytes(inner, quantize)
-    else:
+    widened = False
+    if quantize is None:
         _feed_floats(inner, name)
-    wide = quantize is not None and _widen_first_convolution(inner)
-    rows = FOURS if wide else name
+    else:
+        _feed_bytes(inner, quantize)
+        widened = _widen_first_convolution(inner)
+    rows = FOURS if widened else name
     inner.node.insert(0, helper.make_node("Transpose", [rows], [PLANES], name="to_planes", perm=[0, 3, 1, 2]))
-    if wide:
+    if widened:
         _widen_pixels(inner, core)
     made = finish(core)
     return replace(made, content=ModelContent(graph=simplify_graph(made.content.graph)))
