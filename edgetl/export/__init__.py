@@ -3,9 +3,10 @@
 from edgetl.export.adopt import WAYS, adopt_graph
 from edgetl.export.border import CoreGraph
 from edgetl.export.core import CoreSession
-from edgetl.export.foreign import Channels, ForeignGraph, Looks, Triple, read_foreign
+from edgetl.export.foreign import ForeignGraph, read_foreign
 from edgetl.export.graph import EXPORTERS, export_graph
 from edgetl.export.layers import find_parted_layer, find_parted_module
+from edgetl.export.looks import Channels, Looks, Triple
 from edgetl.export.parity import MAX_RELATIVE_ERROR, check_engine, check_rung, measure_parity
 
 __all__ = [

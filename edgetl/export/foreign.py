@@ -1,61 +1,29 @@
-"""Reads a classifier that was trained elsewhere, an ONNX file, and says how it wants its photos."""
+"""Reads a classifier that was trained elsewhere, an ONNX file, checks that it is one, and runs it as it stands."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
-from pydantic import Field
 
 from edgetl.errors import GraphError
+from edgetl.export.looks import Channels, Looks, Triple, read_channels, read_labels, read_range
 from edgetl.records import Fit, FloatArray, ImageArray, Preprocess
 
-__all__ = ["Channels", "ForeignGraph", "Looks", "Triple", "read_foreign"]
+__all__ = ["ForeignGraph", "read_foreign"]
 
-Channels = Literal["rgb", "bgr"]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Triple = tuple[Number, Number, Number]
-
-# Keys of a file's metadata: ONNX's own words for images, and those of common exporters.
-PIXELS, RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
-LABEL_KEYS = ("labels", "names", "classes")
-# What ONNX calls a range of pixels -> the mean and std of pixel/255 that make it.
-RANGES: dict[str, tuple[float, float]] = {
-    "NominalRange_0_255": (0.0, 1 / 255),
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
-}
 # What may stand behind a Softmax at a graph's end, and how near to 1 the probabilities of a photo come.
 AFTER = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Transpose"}
 SUM = 1e-3
 # Operators of graphs that are quantized, of which one is always there.
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Looks:
-    """How a graph wants its photos, as far as the user says: mean and std are of pixel/255, in the order of channels
-    that the graph reads; `side` is the photo's side in pixels. None leaves it to the file. `labelled` says that the
-    user names the classes."""
-
-    side: int | None = None
-    fit: Fit = "crop"
-    crop_share: float = 1.0
-    mean: Triple | None = None
-    std: Triple | None = None
-    channels: Channels | None = None
-    labelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +125,11 @@ def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
     classes = _check_output(path, model, shapes)
     logits = _logits_of(model.graph)
     said = {prop.key: prop.value for prop in model.metadata_props}
-    channels = looks.channels or ("bgr" if said.get(PIXELS, "").lower().startswith("bgr") else "rgb")
-    mean, std = _range_of(path, said, looks)
+    channels = read_channels(said, looks)
+    mean, std = read_range(path, said, looks)
     if channels == "bgr":
         mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
-    labels = None if looks.labelled else _labels_in(path, said, classes)
+    labels = None if looks.labelled else read_labels(path, said, classes)
     return ForeignGraph(
         name=path.name,
         identity=f"sha256:{hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()}",
@@ -270,77 +238,6 @@ def _side_of(path: Path, entry: onnx.ValueInfoProto, said: int | None) -> tuple[
         for axis in (1, 2) if rows else (2, 3):
             entry.type.tensor_type.shape.dim[axis].dim_value = side
     return rows, side
-
-
-def _range_of(path: Path, said: Mapping[str, str], looks: Looks) -> tuple[Triple, Triple]:
-    """Return mean and std of pixel/255, in the graph's order of channels."""
-    known = RANGES.get(said.get(RANGE, ""))
-    mean = looks.mean or _triple(said.get("mean")) or ((known[0],) * 3 if known else None)
-    std = looks.std or _triple(said.get("std")) or ((known[1],) * 3 if known else None)
-    if mean is None or std is None:
-        strange = f" its {RANGE}, {said[RANGE]}, is not known here." if RANGE in said and known is None else ""
-        raise GraphError(
-            f"{path}: does not say how its pixels are normalised.{strange} Say --mean and --std, of pixel/255: "
-            "ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, none are --mean 0,0,0 --std 1,1,1"
-        )
-    if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
-        raise GraphError(
-            f"{path}: its mean is {_listed(mean)} and its std {_listed(std)}, but of pixel/255 a mean lies between 0 "
-            "and 1, and a std above 0. Divide what is of 255 by 255"
-        )
-    return mean, std
-
-
-def _listed(values: Triple) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
-def _triple(text: str | None) -> Triple | None:
-    """Return three finite numbers that a file says, or None."""
-    values = _literal(text)
-    if not isinstance(values, Sequence) or len(values) != 3:
-        return None
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        return None
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _labels_in(path: Path, said: Mapping[str, str], classes: int) -> tuple[str, ...] | None:
-    """Return the classes that a file names, None where it names none: a list, lines, words between commas, or numbers
-    and names either way round, as Ultralytics and Hugging Face write them."""
-    for key in LABEL_KEYS:
-        if key not in said:
-            continue
-        found = _literal(said[key])
-        if isinstance(found, Mapping):
-            pairs = [(k, v) if isinstance(v, str) else (v, k) for k, v in found.items()]
-            found = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))] if _numbered(pairs) else None
-        elif found is None:
-            found = [each.strip() for each in said[key].replace("\n", ",").split(",") if each.strip()]
-        if not isinstance(found, list | tuple) or len(found) != classes or not all(isinstance(e, str) for e in found):
-            raise GraphError(
-                f"{path}: names classes in its metadata under {key!r}, but not {classes} of them in a form that is "
-                "known here. Say --labels FILE"
-            )
-        return tuple(found)
-    return None
-
-
-def _numbered(pairs: Sequence[tuple[Any, Any]]) -> bool:
-    return all(str(number).isdecimal() and isinstance(name, str) for number, name in pairs)
-
-
-def _literal(text: str | None) -> Any:
-    """Return what a text says as JSON or as Python's literals, None where it is neither."""
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return None
 
 
 def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int, ...]:
