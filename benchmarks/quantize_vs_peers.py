@@ -13,6 +13,7 @@ With `--only`, the other networks' figures stay as they were recorded.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -116,12 +117,18 @@ ENGINES = {"onnxruntime": on_onnxruntime, "openvino": on_openvino}
 
 
 def quantize_by(peer: str, python: str, core: Path, photos: Path, made: Path) -> tuple[str, str | None]:
-    """Return a peer's version and None, or "" and why it made nothing."""
+    """Return a peer's version and None, or "" and why it made nothing; what it made before is not made again."""
+    version = made.with_suffix(".version")
+    if version.exists():
+        return version.read_text(), None
     script = Path(__file__).with_name("quantize_peer.py")
     own = shutil.copy(core, made.with_suffix(".core.onnx"))  # some infer its shapes in place
     ran = subprocess.run([python, script, peer, own, photos, made], capture_output=True, text=True, check=False)
     lines = [line for line in (ran.stdout if ran.returncode == 0 else ran.stderr).splitlines() if line.strip()]
-    return (lines[-1], None) if ran.returncode == 0 else ("", lines[-1] if lines else f"exit {ran.returncode}")
+    if ran.returncode != 0:
+        return "", lines[-1] if lines else f"exit {ran.returncode}"
+    version.write_text(lines[-1])
+    return lines[-1], None
 
 
 def compare(
@@ -130,7 +137,10 @@ def compare(
     """Return how a bundle stands beside float and the peers, and the milliseconds of every call that was timed."""
     engine, report = plan.target.engine.name, BuildReport.model_validate_json(bundle.read("report.json"))
     photos = np.concatenate(list(image_batches(plan.photos.usable, plan.calibration_photos, plan.faced, BATCH)))
-    np.save(scratch / "photos.npy", photos)
+    # Two targets may give a peer the same graph and photos.
+    work = scratch / hashlib.sha256(plan.core.read_bytes() + photos.tobytes()).hexdigest()[:16]
+    work.mkdir(exist_ok=True)
+    np.save(work / "photos.npy", photos)
     rows = plan.photos.rows_of(plan.photos.unseen)
     labels, image = labels_of(plan.photos.unseen), next(plan.read_kept(rows[:1]))
     float_ = plan.as_run(plan.compiled.read("compiled", CompiledStage).of("fp32"))
@@ -140,9 +150,9 @@ def compare(
     }
     figures: dict[str, Any] = {"versions": {}, "failed": {}}
     for peer, suffix in TARGETS[plan.target.name].items():
-        made = scratch / f"{peer}{suffix}"
+        made = work / f"{peer}{suffix}"
         python = pythons.get(peer.partition("_openvino")[0], sys.executable)
-        version, problem = quantize_by(peer, python, plan.core, scratch / "photos.npy", made)
+        version, problem = quantize_by(peer, python, plan.core, work / "photos.npy", made)
         if problem is None:
             rivals[peer] = Rival(open=lambda made=made: ENGINES[engine](made), feed=planes)  # type: ignore[misc]
             figures["versions"][peer] = version
