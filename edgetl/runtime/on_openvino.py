@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgetl.bundle import Artifact
-from edgetl.compile.for_openvino import take_images
 from edgetl.compile.openvino_core import the_core
+from edgetl.compile.openvino_photos import take_images
 from edgetl.errors import MissingError, SessionError
 from edgetl.folders import cache_folder
 from edgetl.records import Device, FloatArray, ImageArray, ModelContent
