@@ -40,6 +40,7 @@ __all__ = [
     "SettingsError",
     "TargetError",
     "TrainingError",
+    "first_line",
     "missing_library",
     "nearest",
 ]
@@ -109,6 +110,12 @@ class BudgetError(EdgetlError):
 
 class MissingError(EdgetlError):
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's error says, its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def missing_library(library: str, extra: str, purpose: str) -> MissingError:

@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from edgetl.backbones.weights_file import fit_weights, read_weights
 from edgetl.bundle import Weights, sha256_of
-from edgetl.errors import BackboneError, MissingError, nearest
+from edgetl.errors import BackboneError, MissingError, first_line, nearest
 from edgetl.records import Preprocess
 
 __all__ = ["Backbone", "WeightsChoice", "backbone_names", "choose_weights", "load_backbone"]
@@ -202,7 +202,7 @@ def _try_side(network: nn.Module, name: str, side: int) -> None:
 
 def _cannot_read(name: str, side: int, error: Exception) -> BackboneError:
     return BackboneError(
-        f"{name}: cannot read photos of {side}x{side} pixels ({str(error).splitlines()[0]}). "
+        f"{name}: cannot read photos of {side}x{side} pixels ({first_line(error)}). "
         f"Set --image-size {_preprocess(name, None).side}, which it is made for"
     )
 

@@ -202,9 +202,9 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     for one in report.tried:
         if len(report.tried) > 1:
-            felt = ", after training that felt the rounding" if one.aware else ""
+            qat = ", after quantization-aware training" if one.aware else ""
             left = f", in float: {', '.join(one.float_layers)}" if one.float_layers else ""
-            out.print(f"tried      recipe {one.recipe}{felt}{left}: {one.reason}")
+            out.print(f"tried      recipe {one.recipe}{qat}{left}: {one.reason}")
     out.print(f"{judged.verdict.reason}.")
     if judged.measured[0].latency:
         machine = judged.machine

@@ -5,8 +5,8 @@ from edgetl.export.border import CoreGraph
 from edgetl.export.core import CoreSession
 from edgetl.export.foreign import ForeignGraph, read_foreign
 from edgetl.export.graph import EXPORTERS, export_graph
+from edgetl.export.input_spec import Channels, InputSpec, Triple
 from edgetl.export.layers import find_parted_layer, find_parted_module
-from edgetl.export.looks import Channels, Looks, Triple
 from edgetl.export.parity import MAX_RELATIVE_ERROR, check_engine, check_rung, measure_parity
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "CoreGraph",
     "CoreSession",
     "ForeignGraph",
-    "Looks",
+    "InputSpec",
     "Triple",
     "adopt_graph",
     "check_engine",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +12,8 @@ import onnx
 from onnx import helper, inliner, numpy_helper, version_converter
 
 from edgetl.compile import simplify_graph
-from edgetl.errors import ExportError
-from edgetl.export.border import BATCH, INPUT, OPSET, OUTPUT, CoreGraph, Normalisation, as_core
+from edgetl.errors import ExportError, first_line
+from edgetl.export.border import BATCH, INPUT, OPSET, OUTPUT, CoreGraph, Normalisation, as_core, bodies_of, nodes_behind
 from edgetl.export.foreign import ForeignGraph
 
 __all__ = ["WAYS", "Way", "adopt_graph"]
@@ -61,8 +63,7 @@ def _in_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx raises RuntimeError and classes of its own
         raise ExportError(
-            f"its opset {found} cannot be converted to {OPSET}: {str(error).strip().splitlines()[0]}. Export it with "
-            f"opset {OPSET}"
+            f"its opset {found} cannot be converted to {OPSET}: {first_line(error)}. Export it with opset {OPSET}"
         ) from error
 
 
@@ -78,14 +79,9 @@ def _newer_operators(graph: onnx.GraphProto) -> list[tuple[str, str]]:
 def _end_at(graph: onnx.GraphProto, tensor: str) -> None:
     """Let the graph give another of its tensors, and do nothing beyond."""
     graph.output[0].name = tensor
-    wanted, kept = {tensor}, []
-    for node in reversed(graph.node):
-        if not wanted.isdisjoint(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    whole = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    kept = nodes_behind(graph, tensor)
     del graph.node[:]
-    graph.node.extend(whole)
+    graph.node.extend(kept)
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:
@@ -126,16 +122,9 @@ def _rename_border(graph: onnx.GraphProto, foreign: ForeignGraph) -> None:
     def apart(name: str) -> str:
         return f"{OWN}{name}" if name.startswith(OURS) and name not in {old, given} else name
 
-    for node in graph.node:
-        node.input[:] = map(apart, node.input)
-        node.output[:] = map(apart, node.output)
-    for tensor in graph.initializer:
-        tensor.name = apart(tensor.name)
     first = f"{OWN}rows" if foreign.rows else INPUT
     last = f"{OWN}places" if foreign.places else OUTPUT
-    for node in graph.node:
-        node.input[:] = [{old: first, given: last}.get(name, name) for name in node.input]
-        node.output[:] = [last if name == given else name for name in node.output]
+    _rename(graph, lambda name: {old: first, given: last}.get(name) or apart(name))
     if foreign.rows:
         graph.node.insert(0, helper.make_node("Transpose", [INPUT], [first], name="to_rows", perm=[0, 2, 3, 1]))
     if foreign.places:
@@ -145,10 +134,22 @@ def _rename_border(graph: onnx.GraphProto, foreign: ForeignGraph) -> None:
     gives.CopyFrom(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [BATCH, foreign.classes]))
 
 
+def _rename(graph: onnx.GraphProto, called: Callable[[str], str]) -> None:
+    """Give every tensor of a graph, and of graphs within it, another name."""
+    for node in graph.node:
+        node.input[:] = map(called, node.input)
+        node.output[:] = map(called, node.output)
+        for body in bodies_of(node):
+            _rename(body, called)
+    for port in (*graph.input, *graph.initializer, *graph.output):
+        port.name = called(port.name)
+
+
 def _name_nodes(graph: onnx.GraphProto) -> None:
     """Give every node a name of its own: quantizers tell layers apart by it."""
-    taken: set[str] = set()
-    for number, node in enumerate(graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{number}"
+    said, taken = {node.name for node in graph.node}, {""}
+    for node in graph.node:
+        if node.name in taken:
+            node.name = next(name for n in count() if (name := f"{node.op_type}_{n}") not in said)
+            said.add(node.name)
         taken.add(node.name)

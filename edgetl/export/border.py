@@ -12,7 +12,18 @@ from onnx import helper, numpy_helper
 from edgetl.errors import ExportError
 from edgetl.records import Border, Preprocess
 
-__all__ = ["BATCH", "INPUT", "OPSET", "OUTPUT", "CoreGraph", "Normalisation", "as_core"]
+__all__ = [
+    "BATCH",
+    "INPUT",
+    "OPSET",
+    "OUTPUT",
+    "CoreGraph",
+    "Normalisation",
+    "as_core",
+    "bodies_of",
+    "nodes_behind",
+    "reads_of",
+]
 
 # What JetPack 6's TensorRT reads, and the first opset with float16 quantization scales.
 OPSET = 19
@@ -67,6 +78,26 @@ def as_core(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the {exporter} graph is not valid ONNX: {error}") from error
     return CoreGraph(model=model, preprocess=whole, exporter=exporter)
+
+
+def nodes_behind(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
+    """Return copies of the nodes that a tensor is computed by, in the graph's order."""
+    wanted, kept = {tensor}, []
+    for node in reversed(graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(reads_of(node))
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    return kept[::-1]
+
+
+def bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs within a node: the branches of an If, the body of a Loop."""
+    return [body for attribute in node.attribute for body in (attribute.g, *attribute.graphs) if body.node]
+
+
+def reads_of(node: onnx.NodeProto) -> set[str]:
+    """Return the names of the tensors that a node reads, those among them that only graphs within it read."""
+    return {*node.input, *(name for body in bodies_of(node) for inner in body.node for name in reads_of(inner))}
 
 
 def _strip_notes(model: onnx.ModelProto) -> None:
@@ -140,7 +171,7 @@ def _prepend_arithmetic(graph: onnx.GraphProto, mean: Doubles, std: Doubles, blu
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    used = {name for node in graph.node for name in reads_of(node)} | {output.name for output in graph.output}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)
 

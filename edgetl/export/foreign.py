@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
-from edgetl.errors import GraphError
-from edgetl.export.looks import Channels, Looks, Triple, read_channels, read_labels, read_range
+from edgetl.errors import GraphError, first_line
+from edgetl.export.input_spec import Channels, InputSpec, Triple, read_channels, read_labels, read_range
 from edgetl.records import Fit, FloatArray, ImageArray, Preprocess
 
 __all__ = ["ForeignGraph", "read_foreign"]
@@ -110,7 +110,7 @@ class ForeignGraph:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
+def read_foreign(path: Path, spec: InputSpec) -> ForeignGraph:
     """Return the classifier in an ONNX file; what the user says of its photos goes before what the file says.
 
     Raises:
@@ -120,16 +120,16 @@ def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
     model = _load(path)
     _check_content(path, model)
     entry = _check_input(path, model)
-    rows, side = _side_of(path, entry, looks.side)
+    rows, side = _side_of(path, entry, spec.side)
     shapes = _shapes(model)
     classes = _check_output(path, model, shapes)
-    logits = _logits_of(model.graph)
+    logits = _logits_of(path, model.graph)
     said = {prop.key: prop.value for prop in model.metadata_props}
-    channels = read_channels(said, looks)
-    mean, std = read_range(path, said, looks)
+    channels = read_channels(said, spec)
+    mean, std = read_range(path, said, spec)
     if channels == "bgr":
         mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
-    labels = None if looks.labelled else read_labels(path, said, classes)
+    labels = None if spec.labelled else read_labels(path, said, classes)
     return ForeignGraph(
         name=path.name,
         identity=f"sha256:{hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()}",
@@ -139,8 +139,8 @@ def read_foreign(path: Path, looks: Looks) -> ForeignGraph:
         logits=logits,
         places=len(shapes.get(logits, ())) > 2,
         channels=channels,
-        fit=looks.fit,
-        crop_share=looks.crop_share,
+        fit=spec.fit,
+        crop_share=spec.crop_share,
         mean=mean,
         std=std,
         classes=classes,
@@ -155,8 +155,7 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's, onnx's and the file system's unrelated classes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GraphError(f"{path}: cannot be read as ONNX: {first}") from error
+        raise GraphError(f"{path}: cannot be read as ONNX: {first_line(error)}") from error
     # Old files list their weights among what they read.
     stored = {tensor.name for tensor in model.graph.initializer}
     for entry in [entry for entry in model.graph.input if entry.name in stored]:
@@ -193,13 +192,18 @@ def _check_output(path: Path, model: onnx.ModelProto, shapes: Mapping[str, tuple
     return given[1]
 
 
-def _logits_of(graph: onnx.GraphProto) -> str:
+def _logits_of(path: Path, graph: onnx.GraphProto) -> str:
     """Return the tensor that holds the logits."""
     made = {name: node for node in graph.node for name in node.output}
     name: str = graph.output[0].name
     while name in made and made[name].op_type in AFTER:
         name = made[name].input[0]
     ends = made.get(name)
+    if ends is not None and ends.op_type == "Sigmoid":
+        raise GraphError(
+            f"{path}: ends in a Sigmoid, so it says of each class whether it is there, and edgetl which one is. If one "
+            "always is, export it up to its logits"
+        )
     found: str = ends.input[0] if ends is not None and ends.op_type == "Softmax" else graph.output[0].name
     return found
 

@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import nn
 
-from edgetl.errors import ExportError
+from edgetl.errors import ExportError, first_line
 from edgetl.export.border import BATCH, INPUT, OPSET, OUTPUT, CoreGraph, Normalisation, as_core
 from edgetl.records import Preprocess
 
@@ -48,8 +48,7 @@ def export_graph(module: nn.Module, how: Preprocess, exporter: Exporter) -> Core
         with _quiet():
             model = _dynamo(network, example) if exporter == "dynamo" else _torchscript(network, example)
     except Exception as error:  # torch raises many unrelated classes here
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(f"torch's {exporter} exporter cannot export this network: {first}") from error
+        raise ExportError(f"torch's {exporter} exporter cannot export this network: {first_line(error)}") from error
     _part_weights(model.graph)
     mean, std = ((each[0] / 255, each[1] / 255, each[2] / 255) for each in (how.mean, how.std))
     return as_core(model, how, Normalisation(mean=mean, std=std), exporter)

@@ -10,6 +10,7 @@ import torch
 from onnx import helper
 from torch import nn
 
+from edgetl.export.border import nodes_behind, reads_of
 from edgetl.export.core import CoreSession
 from edgetl.records import FloatArray, ImageArray
 
@@ -98,13 +99,9 @@ def _float_tensors(graph: onnx.GraphProto) -> list[str]:
 def _cut(model: onnx.ModelProto, tensor: str, value: FloatArray) -> bytes:
     """Return a graph that ends at one of its tensors."""
     cut = onnx.ModelProto.FromString(model.SerializeToString())
-    wanted, kept = {tensor}, []
-    for node in reversed(cut.graph.node):
-        if wanted & set(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    weights = [one for one in cut.graph.initializer if one.name in wanted]
+    nodes = nodes_behind(cut.graph, tensor)
+    read = {name for node in nodes for name in reads_of(node)}
+    weights = [one for one in cut.graph.initializer if one.name in read]
     shape = ["images", *value.shape[1:]]
     ends = helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, shape)
     cut.graph.CopyFrom(helper.make_graph(nodes, cut.graph.name, list(cut.graph.input), [ends], weights))

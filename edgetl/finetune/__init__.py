@@ -1,6 +1,6 @@
 """Transfer learning: the frozen feature-extractor stage, then fine-tuning."""
 
-from edgetl.finetune.aware import tune_aware
+from edgetl.finetune.aware import Rounding, tune_aware
 from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features
 from edgetl.finetune.head import Classifier, LinearHead, fit_head
@@ -12,6 +12,7 @@ __all__ = [
     "Classifier",
     "History",
     "LinearHead",
+    "Rounding",
     "TuneSettings",
     "ViewChoice",
     "Workbench",

@@ -116,8 +116,8 @@ def tune(
     except _DivergenceError as diverged:
         raise TrainingError(
             f"training diverged: {diverged}. The best state so far is that of epoch {best.epoch}, with "
-            f"{100 * best.held_out_accuracy:.1f} % of the held-out photos right. Try again with a lower --lr, or stop "
-            f"earlier with --epochs {len(epochs) - 1}"
+            f"{100 * best.held_out_accuracy:.1f} % of the held-out photos right. Try again with a lower --lr, or "
+            "fewer epochs"
         ) from None
     finally:
         classifier.load_state_dict(best_state)

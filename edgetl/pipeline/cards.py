@@ -13,7 +13,7 @@ from edgetl.target import ENGINE_KINDS
 __all__ = ["model_card", "on_device"]
 
 # Said of a way to quantize.
-FELT = ", after training that felt the rounding"
+QAT = ", after quantization-aware training"
 # What is good to know of an engine beside.
 _NEXT_STEPS = {
     "tensorrt": """
@@ -124,7 +124,7 @@ def _training(report: BuildReport) -> str:
         return (
             " It was trained elsewhere, and edgetl changed no weight\n  but for quantization."
             f"\n- Precision was chosen on {report.held_out_images} training photos; whether the network was trained on "
-            "them is not known\n  here. Ranges for quantization are from others."
+            "them is not known\n  here."
         )
     return (
         f" After the frozen stage alone:\n  {100 * report.accuracy.frozen:.1f} %.\n"
@@ -150,13 +150,13 @@ def _calibrated(report: BuildReport) -> str:
         return ""
     remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
     left = f" Left in float, for they lose most: {', '.join(report.float_layers)}." if report.float_layers else ""
-    if report.felt:
-        epochs = len(report.felt.history.epochs) - 1
-        left = f" First it was trained on for {epochs} epoch{'s' * (epochs != 1)} that felt the rounding.{left}"
-    ships = (made.recipe, report.float_layers, report.felt is not None)
+    if report.qat:
+        epochs = len(report.qat.history.epochs) - 1
+        left = f" First it was trained on for {epochs} epoch{'s' * (epochs != 1)} of quantization-aware training.{left}"
+    ships = (made.recipe, report.float_layers, report.qat is not None)
     others = [each for each in report.tried if (each.recipe, each.float_layers, each.aware) != ships]
     tried = "".join(
-        f"\n  - Tried too: recipe `{each.recipe}`{FELT * each.aware}, {len(each.float_layers)} layers in float: "
+        f"\n  - Tried too: recipe `{each.recipe}`{QAT * each.aware}, {len(each.float_layers)} layers in float: "
         f"{each.reason}."
         for each in others
     )

@@ -81,7 +81,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         accuracy=accuracy,
         tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
         float_layers=plan.float_layers,
-        felt=plan.felt.read("tuned", Tuned) if plan.aware else None,
+        qat=plan.qat.read("tuned", Tuned) if plan.aware else None,
         judged=judged,
         seconds=Seconds(
             frozen=taught.frozen.seconds if taught else None,

@@ -34,7 +34,7 @@ from edgetl.pipeline.results import Exported
 from edgetl.pipeline.stages import Stage, write_record
 from edgetl.records import FloatArray, Progress
 
-__all__ = ["adopted", "exported", "felt_exported"]
+__all__ = ["adopted", "exported", "qat_exported"]
 
 
 def exported(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -42,9 +42,9 @@ def exported(plan: Plan, progress: Progress, folder: Path) -> None:
     _export(plan, plan.trained.tuned, plan.original, progress, folder)
 
 
-def felt_exported(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Export what felt the rounding, in float: it is quantized as any other graph."""
-    _export(plan, plan.felt, "the network that felt the rounding", progress, folder)
+def qat_exported(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Export what quantization-aware training left, in float: it is quantized as any other graph."""
+    _export(plan, plan.qat, "the network after quantization-aware training", progress, folder)
 
 
 def adopted(plan: Plan, progress: Progress, folder: Path) -> None:

@@ -84,7 +84,7 @@ def prove_quantized(
         against="fp32",
         parity=measure_parity(plan.floats[rows], exact, limit),
     )
-    before = (plan.felt_exported.read("exported", Exported).rung,) if plan.aware else ()
+    before = (plan.qat_exported.read("exported", Exported).rung,) if plan.aware else ()
     if not runs_here:
         return (*before, quantized)
     rung = Rung(

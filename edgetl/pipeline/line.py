@@ -79,8 +79,8 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
     tried: list[Plan] = []
     for variant in variants(plan, progress, force):
         if tried:
-            felt = ", after training that feels the rounding" if variant.aware else ""
-            left = f"{felt}, {len(variant.float_layers)} layers in float" if variant.float_layers else felt
+            qat = ", after quantization-aware training" if variant.aware else ""
+            left = f"{qat}, {len(variant.float_layers)} layers in float" if variant.float_layers else qat
             progress.say(f"{judged_of(tried[-1]).verdict.reason}. Next: recipe {variant.recipe.name}{left}")
         tried.append(variant)
         for stage in variant.stages:

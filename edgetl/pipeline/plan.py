@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.results import Exported
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
-from edgetl.pipeline.training import Training
+from edgetl.pipeline.training import Training, rounding_of
 from edgetl.quantize import select_items
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import Execution, FloatArray, ImageArray, Precision, Preprocess, Progress
@@ -115,11 +115,11 @@ class Plan:
         if self.training:
             before, after = [self.training.view], [self.training.frozen, self.training.tuned]
         every = (
-            self.photos.check, *before, self.decoded, *after, self.exported, self.reference, self.felt,
-            self.felt_exported, self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
+            self.photos.check, *before, self.decoded, *after, self.exported, self.reference, self.qat,
+            self.qat_exported, self.calibrated, self.quantized, self.compiled, self.answered, self.judged,
         )  # fmt: skip
         idle = [] if self.calibrates else [self.calibrated]
-        idle += [] if self.aware else [self.felt, self.felt_exported]
+        idle += [] if self.aware else [self.qat, self.qat_exported]
         if not self.lower_precisions:
             idle += [self.quantized, self.answered]
         return tuple(stage for stage in every if stage not in idle)
@@ -128,7 +128,7 @@ class Plan:
         self, recipe: CalibrationRecipe | None = None, float_layers: tuple[str, ...] = (), aware: bool | None = None
     ) -> Plan:
         """Return the plan that quantizes otherwise, and shares all up to there: by another recipe, with layers left in
-        float, or after training that felt the rounding; None keeps what this plan does."""
+        float, or after quantization-aware training; None keeps what this plan does."""
         return replace(
             self,
             recipe=recipe or self.recipe,
@@ -137,19 +137,20 @@ class Plan:
         )
 
     @cached_property
-    def felt(self) -> Stage:
-        """The stage that trains the network to feel the rounding of INT8."""
-        return Stage.of("felt", (), self.training and self.training.tuned, self.settings.qat, self.recipe.reduce_range)
+    def qat(self) -> Stage:
+        """The stage of quantization-aware training."""
+        rounding = asdict(rounding_of(self.target.engine.name, self.recipe))
+        return Stage.of("qat", (), self.training and self.training.tuned, self.settings.qat, rounding)
 
     @cached_property
-    def felt_exported(self) -> Stage:
+    def qat_exported(self) -> Stage:
         """The stage that exports what that gave."""
-        return Stage.of("felt_exported", (), self.felt, self.exported)
+        return Stage.of("qat_exported", (), self.qat, self.exported)
 
     @cached_property
     def calibrated(self) -> Stage:
         """The stage that finds the ranges of activations."""
-        source = self.felt_exported if self.aware else self.exported
+        source = self.qat_exported if self.aware else self.exported
         return Stage.of("calibrated", ("quantize",), source, self.recipe.model_dump())
 
     @cached_property
@@ -245,7 +246,7 @@ class Plan:
     @property
     def lower_core(self) -> Path:
         """The file of the float core graph that is quantized."""
-        return (self.felt_exported if self.aware else self.exported).folder / CORE
+        return (self.qat_exported if self.aware else self.exported).folder / CORE
 
     def core_of(self, precision: Precision) -> Path:
         """Return the file of a precision's core graph, once the stage that makes it is done."""

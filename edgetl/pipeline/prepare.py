@@ -13,7 +13,7 @@ from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output
 from edgetl.data import Dataset, read_dataset
 from edgetl.errors import MissingError, SettingsError, missing_library
-from edgetl.export import ForeignGraph, Looks, read_foreign
+from edgetl.export import ForeignGraph, InputSpec, read_foreign
 from edgetl.finetune import pick_device
 from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.plan import EXPORTING, LINE, Plan
@@ -45,7 +45,7 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
         if target.name in asked:
             raise SettingsError(f"--target {asked[target.name]} and {settings.target} are both {target.name}")
         asked[target.name] = settings.target
-    graph = read_foreign(Path(first.from_onnx), _looks(first)) if first.from_onnx else None
+    graph = read_foreign(Path(first.from_onnx), _spec_of(first)) if first.from_onnx else None
     device = pick_device(first.device)
     dataset = read_dataset(first.data, first.seed, progress)
     if graph:
@@ -56,9 +56,9 @@ def make_plans(builds: Sequence[BuildSettings], progress: Progress) -> list[Plan
     ]
 
 
-def _looks(settings: BuildSettings) -> Looks:
+def _spec_of(settings: BuildSettings) -> InputSpec:
     """Return what a user says of how a graph wants its photos."""
-    return Looks(
+    return InputSpec(
         side=settings.image_size,
         fit="crop" if settings.fit == "auto" else settings.fit,
         crop_share=settings.crop_share or 1.0,

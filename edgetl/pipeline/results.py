@@ -221,7 +221,7 @@ class BuildReport(Record):
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
     precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
     chosen by. `tried` are the ways to quantize in their order, those of which what ships included; `float_layers` are
-    nodes that were left in float there, and `felt` is the training that felt the rounding, None where there was none.
+    nodes that were left in float there, and `qat` is the quantization-aware training, None where there was none.
     `training` is None where the network was trained elsewhere.
     """
 
@@ -238,7 +238,7 @@ class BuildReport(Record):
     accuracy: Accuracies
     tried: tuple[Tried, ...]
     float_layers: tuple[str, ...]
-    felt: Tuned | None
+    qat: Tuned | None
     judged: Judged
     seconds: Seconds
     seed: int

@@ -26,21 +26,18 @@ from edgetl.finetune import (
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
 from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
-from edgetl.pipeline.exporting import adopted, exported, felt_exported
+from edgetl.pipeline.exporting import adopted, exported, qat_exported
 from edgetl.pipeline.ladder import prove_float
 from edgetl.pipeline.measure import answer, answered, judged, reference
 from edgetl.pipeline.networks import head_on, leave_network, state_bytes, trained_by
 from edgetl.pipeline.plan import BATCH, FEATURES, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
-from edgetl.pipeline.training import feeling_of, tuning_of
+from edgetl.pipeline.training import qat_tuning_of, rounding_of, tuning_of
 from edgetl.quantize import Statistics, calibrate, quantize_for, remarks_on
 from edgetl.records import Precision, Progress
 
 __all__ = ["STEPS"]
-
-# The largest rounded weight, and that of recipes that reduce the range.
-LEVELS, REDUCED_LEVELS = 127, 64
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -98,15 +95,15 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     leave_network(folder, classifier, history, started)
 
 
-def felt(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Train on, weights and activations rounded as INT8 rounds them, so that the network learns to bear it."""
+def qat(plan: Plan, progress: Progress, folder: Path) -> None:
+    """Train on with weights and activations rounded as INT8 rounds them."""
     started = time.perf_counter()
     classifier = trained_by(plan.trained.tuned, plan)
-    levels = REDUCED_LEVELS if plan.recipe.reduce_range else LEVELS
-    how = feeling_of(plan.trained, plan.settings, classifier.backbone)
+    how = qat_tuning_of(plan.trained, plan.settings, classifier.backbone)
+    rounding = rounding_of(plan.target.engine.name, plan.recipe)
     try:
         history = tune_aware(
-            classifier, plan.photos.train, plan.photos.held, plan.borderless, how, plan.bench(progress), levels
+            classifier, plan.photos.train, plan.photos.held, plan.borderless, how, plan.bench(progress), rounding
         )
     except TrainingError as error:
         raise TrainingError(f"--qat {plan.settings.qat}: {error}. Or build without --qat") from error
@@ -165,7 +162,7 @@ def compiled(plan: Plan, progress: Progress, folder: Path) -> None:
 STEPS: dict[str, Callable[[Plan, Progress, Path], None]] = {
     step.__name__: step
     for step in (
-        check, view, decoded, frozen, tuned, exported, adopted, reference, felt, felt_exported, calibrated, quantized,
+        check, view, decoded, frozen, tuned, exported, adopted, reference, qat, qat_exported, calibrated, quantized,
         compiled, answered, judged,
     )
 }  # fmt: skip

@@ -8,17 +8,21 @@ import torch
 from torch import nn
 
 from edgetl.backbones import WeightsChoice
-from edgetl.finetune import TuneSettings, ViewChoice
+from edgetl.finetune import Rounding, TuneSettings, ViewChoice
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
+from edgetl.recipe import CalibrationRecipe
+from edgetl.runtime import PLANNED
 
-__all__ = ["Training", "feeling_of", "tuning_of"]
+__all__ = ["Training", "qat_tuning_of", "rounding_of", "tuning_of"]
 
 # AdamW's rates for the backbone: held-out photos of TrashNet (squeezenet1_1) and of digits (edgetl/nano) answered best.
 # The head's is five times as high: it is new.
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
-# Share of the rates that training has where it only is to feel the rounding.
+# Share of the rates that quantization-aware training has.
 GENTLE = 0.2
+# The largest rounded weight, and that of recipes that reduce the range.
+WHOLE, REDUCED = 127, 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +51,17 @@ def tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -
     )
 
 
-def feeling_of(training: Training, settings: BuildSettings, network: nn.Module) -> TuneSettings:
-    """Return the settings of the training that feels the rounding: gentle, for what fine-tuning found is to be kept."""
+def qat_tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -> TuneSettings:
+    """Return the settings of quantization-aware training: gentle, for what fine-tuning found is to be kept."""
     usual = tuning_of(training, settings, network)
     rates = {"backbone_lr": GENTLE * usual.backbone_lr, "head_lr": GENTLE * usual.head_lr}
     return usual.model_copy(update={"epochs": settings.qat, **rates})
+
+
+def rounding_of(engine: str, recipe: CalibrationRecipe) -> Rounding:
+    """Return how what quantizes for an engine by a recipe rounds, for quantization-aware training."""
+    if engine == PLANNED:
+        return Rounding(levels=WHOLE, depthwise_levels=WHOLE, per_channel=True, symmetric=True)
+    levels = REDUCED if recipe.reduce_range else WHOLE
+    depthwise = WHOLE if recipe.per_channel else levels
+    return Rounding(levels=levels, depthwise_levels=depthwise, per_channel=recipe.per_channel, symmetric=False)

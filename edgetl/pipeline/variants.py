@@ -1,5 +1,5 @@
-"""Says what to try next where what was quantized does not pay: another recipe, training that feels the rounding where
-that was asked for, then layers that go back to float."""
+"""Says what to try next where what was quantized does not pay: another recipe, quantization-aware training where that
+was asked for, then layers that go back to float."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgetl.data import image_batches
 from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import Calibrated, Judged, Ranked
 from edgetl.pipeline.stages import Stage, write_record
-from edgetl.quantize import rank_layers
+from edgetl.quantize import always_float, rank_layers
 from edgetl.records import Progress
 from edgetl.runtime import PLANNED
 
@@ -30,21 +30,32 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
     """Yield what to try, one plan after the other, as long as what the target prefers does not pay and quantizing
     otherwise may lose less or be faster; each is judged before the next is asked for. `force` ranks layers anew."""
     yield plan
+    if not plan.calibrates:
+        return
     tried = [plan]
-    for recipe in plan.recipes[1:]:
+    # TensorRT takes minutes to make a plan.
+    for recipe in () if plan.target.engine.name == PLANNED else plan.recipes[1:]:
         if _loses_too_much(tried[-1]) or (recipe.method == PLACES and _is_too_slow(tried[-1])):
             tried.append(plan.vary(recipe))
             yield tried[-1]
-    fast = [each for each in tried if _loses_too_much(each) and _is_fast(each)]
-    if not fast or not (_loses_too_much(tried[-1]) or _is_too_slow(tried[-1])):
+    if not (_loses_too_much(tried[-1]) or _is_too_slow(tried[-1])):
         return
-    nearest = min(fast, key=_lost)
-    if plan.settings.qat:
+    if fast := [each for each in tried if _loses_too_much(each) and _is_fast(each)]:
+        yield from _remedies(min(fast, key=_lost), progress, force)
+    elif plan.settings.qat:
+        progress.say("--qat is left out: INT8 would be no faster than float here, whatever it loses")
+
+
+def _remedies(nearest: Plan, progress: Progress, force: bool) -> Iterator[Plan]:
+    """Yield what may let a plan lose less that is fast but loses too much."""
+    if nearest.settings.qat:
         aware = nearest.vary(aware=True)
         yield aware
         if not _loses_too_much(aware):
             return
         nearest = min((nearest, aware), key=_lost)
+    if nearest.target.engine.name == PLANNED:  # it has FP16 in place of layers in float
+        return
     worst = _rank(nearest, progress, force)
     for count in GIVEN_BACK:
         if count > len(worst) // 2:
@@ -68,10 +79,9 @@ def judged_of(plan: Plan) -> Judged:
 
 def _loses_too_much(plan: Plan) -> bool:
     """Say whether something that the target prefers to what ships was refused for what it loses: what is too slow is
-    not helped by layers in float, nor by other ranges. TensorRT ships FP16 then, and takes minutes to try."""
+    not helped by layers in float, nor by other ranges."""
     verdict = judged_of(plan).verdict
-    fallback = verdict.precision == "fp32" or plan.target.engine.name != PLANNED
-    return fallback and bool(verdict.outside) and verdict.precision not in verdict.outside
+    return bool(verdict.outside) and verdict.precision not in verdict.outside
 
 
 def _is_too_slow(plan: Plan) -> bool:
@@ -97,13 +107,14 @@ def _lost(plan: Plan) -> float:
 
 def _rank(plan: Plan, progress: Progress, force: bool) -> tuple[str, ...]:
     """Return the layers that quantization hurts most, worst first; ranked once for all builds that ask."""
-    stage = Stage.of("ranked", ("pipeline/variants",), plan.calibrated)
+    engine = plan.target.engine.name
+    stage = Stage.of("ranked", ("pipeline/variants",), plan.calibrated, engine)
 
     def rank(folder: Path) -> None:
         items = plan.calibration_photos[:RANKED_ON]
         (images,) = image_batches(plan.photos.usable, items, plan.faced, RANKED_ON)
-        statistics = plan.calibrated.read("calibrated", Calibrated).statistics
-        ranked = rank_layers(onnx.load(plan.lower_core), statistics, plan.recipe, images, progress)
+        statistics, core = plan.calibrated.read("calibrated", Calibrated).statistics, onnx.load(plan.lower_core)
+        ranked = rank_layers(core, statistics, plan.recipe, images, progress, always_float(engine, core, plan.recipe))
         write_record(folder, "ranked", Ranked(decibels=ranked))
 
     stage.make(rank, anew=force)

@@ -1,6 +1,6 @@
 """INT8 and FP16: which images calibrate, how the graph is quantized, and whether it pays."""
 
-from edgetl.quantize.by_engine import quantize_for
+from edgetl.quantize.by_engine import always_float, quantize_for
 from edgetl.quantize.decide import Candidate, Verdict, decide, is_inside
 from edgetl.quantize.ranges import Statistics, calibrate
 from edgetl.quantize.select import remarks_on, select_items
@@ -10,6 +10,7 @@ __all__ = [
     "Candidate",
     "Statistics",
     "Verdict",
+    "always_float",
     "calibrate",
     "decide",
     "is_inside",

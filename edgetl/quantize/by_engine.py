@@ -9,12 +9,12 @@ import onnx
 
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_nncf import quantize_by_nncf
-from edgetl.quantize.by_onnxruntime import quantize_graph
+from edgetl.quantize.by_onnxruntime import head_of, quantize_graph
 from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray, Precision
 
-__all__ = ["quantize_for"]
+__all__ = ["always_float", "quantize_for"]
 
 # Images that ModelOpt looks at besides; what is too large for float16 is bounded tenfold.
 SAMPLE = 2
@@ -61,8 +61,16 @@ def quantize_for(
     if "int8" in precisions and recipe.method == "nncf":
         made["int8"] = quantize_by_nncf(model, chain([first], coming), recipe, float_layers)
     elif "int8" in precisions:
-        carried = [node.name for node in model.graph.node if engine == "openvino" and node.op_type in CARRIED]
-        made["int8"] = quantize_graph(model, statistics, recipe, [*float_layers, *filter(None, carried)])
+        left = [*float_layers, *always_float(engine, model, recipe)]
+        made["int8"] = quantize_graph(model, statistics, recipe, left)
     if "fp16" in precisions:
         made |= type_graph(model, statistics, first[:SAMPLE], recipe, ["fp16"])
     return made
+
+
+def always_float(engine: str, model: onnx.ModelProto, recipe: CalibrationRecipe) -> list[str]:
+    """Return the names of the nodes that stay in float for an engine, whatever they would lose: the linear layer that
+    gives the logits, and what OpenVINO carries INT8 through where the recipe does not let NNCF place the pairs."""
+    placed = engine == "openvino" and recipe.method != "nncf"
+    carried = [node.name for node in model.graph.node if placed and node.op_type in CARRIED and node.name]
+    return [*head_of(model.graph), *carried]

@@ -104,4 +104,5 @@ def _weigh(
         return f"{name} is all that may ship, at {faster} the speed of float: {change}", True
     if speed_up.low <= 1.0 and "fp32" in target.engine.precisions:
         return f"{name} is not faster beyond the noise of timing: {faster} the speed of float", False
-    return f"{name} is {faster} faster and {inside}", True
+    slow = speed_up.low <= 1.0
+    return f"{name} is {faster} {'the speed of float, which may not ship,' if slow else 'faster'} and {inside}", True

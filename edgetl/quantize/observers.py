@@ -29,13 +29,16 @@ BINS = 2048
 LEAST_REACH = 2.0**-100
 # Share, in percent, of the values that `percentile` keeps; ONNX Runtime's own choice.
 PERCENTILE = 99.999
+# Share of the values that a range holds at the least: where none lies near zero, ONNX Runtime's search for the least
+# entropy may end at once, with nearly all of them outside.
+LEAST_HELD = 0.5
 # Of these many neighbouring bins `entropy` makes one, and so many levels it tries to tell apart: its search takes as
 # long as the cube of their number.
 MERGED, LEVELS = 4, 128
 
 
 class Observer(Protocol):
-    """Looks at one batch after the other.
+    """InputSpec at one batch after the other.
 
     `reduced` says whether it wants only the smallest and largest value of each tensor: (2,) in place of the tensor.
     """
@@ -131,6 +134,12 @@ class Histogram:
             self.counts += torch.bincount(bins.flatten(), minlength=BINS).numpy()
         self.low, self.high = min(self.low, low), max(self.high, high)
 
+    def widened(self, low: float, high: float) -> tuple[float, float]:
+        """Return a range, that of the extremes where it holds too few of the values."""
+        inside = (self.edges[1:] > low) & (self.edges[:-1] < high)
+        held = self.counts[inside].sum() >= LEAST_HELD * self.counts.sum()
+        return (low, high) if held else (self.low, self.high)
+
 
 class Histograms:
     """Keeps a histogram of each tensor, and finds ranges by ONNX Runtime's methods `percentile` and `entropy`."""
@@ -173,5 +182,7 @@ class Histograms:
         if collector.histogram_dict:
             with quiet_tools():
                 chosen = collector.compute_collection_result()
-            found |= {name: (float(both[0]), float(both[1])) for name, both in chosen.items()}
+            found |= {
+                name: self._histograms[name].widened(float(both[0]), float(both[1])) for name, both in chosen.items()
+            }
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -24,10 +25,15 @@ LEAST = 1e-30
 
 
 def rank_layers(
-    model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: ImageArray, progress: Progress
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    recipe: CalibrationRecipe,
+    images: ImageArray,
+    progress: Progress,
+    always_float: Sequence[str] = (),
 ) -> dict[str, float]:
     """Return the signal-to-noise ratio of the logits, in decibels, with one layer quantized alone, by the layer's name,
-    worst first; layers whose quantization changes nothing are left out.
+    worst first; layers that are in float anyway, and those whose quantization changes nothing, are left out.
 
     Args:
         model: the core graph.
@@ -35,8 +41,10 @@ def rank_layers(
         recipe: how weights are quantized.
         images: training photos, uint8 of shape (images, height, width, 3).
         progress: counts the layers.
+        always_float: names of nodes that are in float anyway.
     """
     layers = [node.name for node in model.graph.node if node.op_type in RANKED and node.name]
+    layers = [name for name in layers if name not in always_float]
     expected = _answer(model, images)
     signal = _power(expected)
     ratios = {}

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgetl.errors import GraphError
-from edgetl.export import CoreSession, Looks, adopt_graph, read_foreign
+from edgetl.export import CoreSession, InputSpec, adopt_graph, read_foreign
 from edgetl.records import FloatArray, ImageArray
 from edgetl.runtime import paint_border
 
@@ -26,7 +26,7 @@ pytestmark = [
 SIDE = 32
 # Whole 255ths, so that folding is exact.
 MEAN, STD = (124 / 255, 116 / 255, 104 / 255), (0.229, 0.224, 0.225)
-LOOKS = Looks(mean=MEAN, std=STD, fit="squash")
+SPEC = InputSpec(mean=MEAN, std=STD, fit="squash")
 EXACT = 1e-5
 
 
@@ -75,9 +75,9 @@ def answers(module: nn.Module, images: ImageArray) -> FloatArray:
     return logits
 
 
-def adopted(path: Path, images: ImageArray, looks: Looks = LOOKS, way: Any = "folded") -> FloatArray:
+def adopted(path: Path, images: ImageArray, spec: InputSpec = SPEC, way: Any = "folded") -> FloatArray:
     """Return what the core graph gives."""
-    core = adopt_graph(read_foreign(path, looks), way)
+    core = adopt_graph(read_foreign(path, spec), way)
     bordered = np.stack([paint_border(image, core.preprocess) for image in images])
     return CoreSession(core.model.SerializeToString()).run(bordered)
 
@@ -95,7 +95,7 @@ def without_softmax(module: nn.Sequential) -> nn.Module:
 def test_the_core_graph_computes_what_the_network_does(opset: int, way: str, tmp_path: Path) -> None:
     path = write(tmp_path, network(), opset)
     expected = answers(network(), photos())
-    assert_same(read_foreign(path, LOOKS).run(photos()), expected)
+    assert_same(read_foreign(path, SPEC).run(photos()), expected)
     assert_same(adopted(path, photos(), way=way), expected)
 
 
@@ -103,7 +103,7 @@ def test_a_graph_of_one_photo_at_a_time_takes_any_number(tmp_path: Path) -> None
     module = network(nn.Flatten(), nn.Linear(8, 8), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 3))
     path = write(tmp_path, module, free=False)
     assert any(node.op_type == "Reshape" for node in onnx.load(path).graph.node)
-    assert_same(read_foreign(path, LOOKS).run(photos()), answers(module, photos()))
+    assert_same(read_foreign(path, SPEC).run(photos()), answers(module, photos()))
     assert_same(adopted(path, photos()), answers(module, photos()))
 
 
@@ -111,7 +111,7 @@ def test_probabilities_become_logits(tmp_path: Path) -> None:
     module = network(nn.Flatten(), nn.Linear(8, 3), nn.Softmax(dim=1))
     path = write(tmp_path, module)
     expected = answers(without_softmax(module), photos())
-    assert_same(read_foreign(path, LOOKS).run(photos()), expected)
+    assert_same(read_foreign(path, SPEC).run(photos()), expected)
     assert_same(adopted(path, photos()), expected)
 
 
@@ -125,10 +125,10 @@ def test_probabilities_become_logits_whatever_stands_behind(behind: str, tmp_pat
     model.graph.node.append(helper.make_node(behind, ["sure"], ["output"], **more))
     expected = answers(without_softmax(module), photos())
     path = save(tmp_path, model)
-    assert_same(read_foreign(path, LOOKS).run(photos()), expected)
+    assert_same(read_foreign(path, SPEC).run(photos()), expected)
     assert_same(adopted(path, photos()), expected)
     assert not {"Softmax", behind} & {
-        node.op_type for node in adopt_graph(read_foreign(path, LOOKS), "folded").model.graph.node
+        node.op_type for node in adopt_graph(read_foreign(path, SPEC), "folded").model.graph.node
     } - {"Flatten"}
 
 
@@ -140,7 +140,7 @@ def test_probabilities_that_come_from_elsewhere_are_refused(tmp_path: Path) -> N
 
     path = write(tmp_path, network(nn.Flatten(), nn.Linear(8, 3), Shares()))
     with pytest.raises(GraphError, match=r"gives probabilities, .* Export it up to its logits"):
-        read_foreign(path, LOOKS).run(photos())
+        read_foreign(path, SPEC).run(photos())
 
 
 @pytest.mark.parametrize("free", [True, False])
@@ -186,23 +186,23 @@ def test_a_graph_that_reads_rows_gets_planes(tmp_path: Path) -> None:
     )  # fmt: skip
     path = tmp_path / "rows.onnx"
     path.write_bytes(content.getvalue())
-    assert_same(read_foreign(path, LOOKS).run(photos()), answers(network(), photos()))
+    assert_same(read_foreign(path, SPEC).run(photos()), answers(network(), photos()))
     assert_same(adopted(path, photos()), answers(network(), photos()))
     # The two turns cancel out, so that the first convolution is the first layer again.
-    core = adopt_graph(read_foreign(path, LOOKS), "folded").model
+    core = adopt_graph(read_foreign(path, SPEC), "folded").model
     assert core.graph.node[0].op_type == "Conv"
 
 
 @pytest.mark.parametrize("way", ["folded", "explicit"])
 def test_a_graph_that_reads_blue_first_gets_red_first(way: str, tmp_path: Path) -> None:
-    looks = Looks(mean=MEAN[::-1], std=STD[::-1], fit="squash", channels="bgr")
+    spec = InputSpec(mean=MEAN[::-1], std=STD[::-1], fit="squash", channels="bgr")
     module = network()
     with torch.no_grad():
         module[0].weight.copy_(module[0].weight.flip(1))  # type: ignore[operator]
     path = write(tmp_path, module)
     expected = answers(network(), photos())
-    assert_same(read_foreign(path, looks).run(photos()), expected)
-    assert_same(adopted(path, photos(), looks, way), expected)
+    assert_same(read_foreign(path, spec).run(photos()), expected)
+    assert_same(adopted(path, photos(), spec, way), expected)
 
 
 def test_batchnorm_and_constants_are_folded_away_and_every_node_has_a_name(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_batchnorm_and_constants_are_folded_away_and_every_node_has_a_name(tmp_p
     model = onnx.load(path)
     for node in model.graph.node:
         node.name = ""
-    core = adopt_graph(read_foreign(save(tmp_path, model), LOOKS), "folded").model
+    core = adopt_graph(read_foreign(save(tmp_path, model), SPEC), "folded").model
     kinds = {node.op_type for node in core.graph.node}
     assert not kinds & {"BatchNormalization", "Constant", "Identity", "Sub", "Div"}
     assert len({node.name for node in core.graph.node} - {""}) == len(core.graph.node)
@@ -224,3 +224,43 @@ def test_tensors_that_have_our_names_already_are_no_hindrance(tmp_path: Path) ->
     for node in model.graph.node[:2]:
         node.output[0] = {0: "image", 1: "logits"}[list(model.graph.node).index(node)]
     assert_same(adopted(save(tmp_path, model), photos()), answers(network(), photos()))
+
+
+@pytest.mark.parametrize("way", ["folded", "explicit"])
+def test_what_only_a_branch_reads_is_kept(way: str, tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path, network()))
+    made = next(node for node in model.graph.node if node.output[0] == "output")
+    made.output[0] = "plain"
+    nodes = [
+        helper.make_node("ReduceMax", ["plain"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "nothing"], ["is_above"]),
+        # Only the branch reads it; it is called as edgetl calls its own.
+        helper.make_node("Add", ["plain", "one"], ["logits_more"]),
+    ]
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), name) for name, value in (("nothing", 0.0), ("one", 1.0))
+    )
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node("Mul", [read, read], [f"{name}_out"])], name, [],
+            [helper.make_tensor_value_info(f"{name}_out", onnx.TensorProto.FLOAT, None)],
+        )
+        for name, read in (("then_branch", "logits_more"), ("else_branch", "plain"))
+    }  # fmt: skip
+    model.graph.node.extend([*nodes, helper.make_node("If", ["is_above"], ["output"], **branches)])
+    path = save(tmp_path, model)
+    expected = read_foreign(path, SPEC).run(photos())
+    plain = answers(network(), photos())
+    assert_same(expected, (plain + 1) ** 2 if plain.max() > 0 else plain**2)
+    assert_same(adopted(path, photos(), way=way), expected)
+
+
+def test_no_two_nodes_have_one_name(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path, network(nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))))
+    kinds = [node for node in model.graph.node if node.op_type == "Relu"]
+    for node in model.graph.node:
+        node.name = ""
+    kinds[0].name = "Relu_0"
+    names = [node.name for node in adopt_graph(read_foreign(save(tmp_path, model), SPEC), "folded").model.graph.node]
+    assert "Relu_0" in names
+    assert len(set(names)) == len(names)

@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgetl.errors import GraphError
-from edgetl.export import Looks, read_foreign
+from edgetl.export import InputSpec, read_foreign
 from tests.export.test_adopt import (
-    LOOKS,
     MEAN,
     SIDE,
+    SPEC,
     adopted,
     answers,
     assert_same,
@@ -62,6 +62,12 @@ def oblong(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2 * SIDE
 
 
+def sigmoid(model: onnx.ModelProto) -> None:
+    made = next(node for node in model.graph.node if node.output[0] == "output")
+    made.output[0] = "logits"
+    model.graph.node.append(helper.make_node("Sigmoid", ["logits"], ["output"]))
+
+
 def any_size(model: onnx.ModelProto) -> None:
     for axis in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "any"
@@ -76,6 +82,7 @@ class TestRefusals:
             (two_outputs, r"reads input and gives output, more, but a classifier"),
             (bytes_in, r"reads float16 of shape .*, but photos come as float"),
             (one_channel, r"reads float of shape \(-1, 1, 32, 32\), but photos"),
+            (sigmoid, r"ends in a Sigmoid, so it says of each class whether it is there.*up to its logits"),
             (oblong, r"reads photos of 64x32, but edgetl fits photos to squares"),
             (any_size, r"does not say how large its photos are\. Say --image-size"),
         ],
@@ -87,36 +94,36 @@ class TestRefusals:
         model = onnx.load(write(tmp_path, network()))
         change(model)
         with pytest.raises(GraphError, match=rf"theirs\.onnx: {said}"):
-            read_foreign(save(tmp_path, model), LOOKS)
+            read_foreign(save(tmp_path, model), SPEC)
 
     def test_a_size_that_the_graph_leaves_open_is_the_users(self, tmp_path: Path) -> None:
         model = onnx.load(write(tmp_path, network()))
         any_size(model)
-        looks = replace(LOOKS, side=SIDE)
-        assert_same(adopted(save(tmp_path, model), photos(), looks), answers(network(), photos()))
+        spec = replace(SPEC, side=SIDE)
+        assert_same(adopted(save(tmp_path, model), photos(), spec), answers(network(), photos()))
 
     def test_another_size_than_the_graphs_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(GraphError, match="reads photos of 32x32, but --image-size is 64"):
-            read_foreign(write(tmp_path, network()), replace(LOOKS, side=64))
+            read_foreign(write(tmp_path, network()), replace(SPEC, side=64))
 
     def test_a_graph_that_does_not_say_how_pixels_are_normalised_asks_for_it(self, tmp_path: Path) -> None:
         with pytest.raises(GraphError, match=r"how its pixels are normalised\. Say --mean and --std"):
-            read_foreign(write(tmp_path, network()), Looks())
+            read_foreign(write(tmp_path, network()), InputSpec())
 
     def test_a_range_that_is_not_known_asks_for_it(self, tmp_path: Path) -> None:
         path = write(tmp_path, network(), **{"Image.NominalPixelRange": "NominalRange_16_235"})
         with pytest.raises(GraphError, match=r"NominalRange_16_235, is not known here\. Say --mean and --std"):
-            read_foreign(path, Looks())
-        assert read_foreign(path, LOOKS).mean == MEAN
+            read_foreign(path, InputSpec())
+        assert read_foreign(path, SPEC).mean == MEAN
 
     def test_a_file_that_is_not_there_or_not_onnx_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(GraphError, match=r"gone\.onnx: no such file"):
-            read_foreign(tmp_path / "gone.onnx", LOOKS)
+            read_foreign(tmp_path / "gone.onnx", SPEC)
         (tmp_path / "text.onnx").write_text("not a graph")
         with pytest.raises(GraphError, match=r"text\.onnx: cannot be read as ONNX: \S"):
-            read_foreign(tmp_path / "text.onnx", LOOKS)
+            read_foreign(tmp_path / "text.onnx", SPEC)
 
     def test_a_network_that_gives_no_classes_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path, network(nn.Upsample(scale_factor=2)))
         with pytest.raises(GraphError, match=r"gives shape \(-1, 8, 2, 2\), but a classifier gives \(images"):
-            read_foreign(path, LOOKS)
+            read_foreign(path, SPEC)

@@ -1,4 +1,4 @@
-"""Tests of edgetl/finetune/aware.py: training that feels the rounding of INT8."""
+"""Tests of edgetl/finetune/aware.py: quantization-aware training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from torch.nn.utils import parametrize
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, hold_out, labels_of
 from edgetl.errors import TrainingError
-from edgetl.finetune import Classifier, History, TuneSettings, Workbench, fit_head, tune_aware
-from edgetl.finetune.aware import _RoundedInput, _RoundedWeight
+from edgetl.finetune import Classifier, History, Rounding, TuneSettings, Workbench, aware, fit_head, tune_aware
+from edgetl.finetune.aware import _rounded_weight, _RoundedInput, _RoundedWeight
 from edgetl.finetune.features import extract_features
 from edgetl.records import Quiet
 
 LEVELS = 64
+
+
+def rounding_to(levels: int, depthwise_levels: int | None = None, per_channel: bool = True) -> Rounding:
+    return Rounding(
+        levels=levels, depthwise_levels=depthwise_levels or levels, per_channel=per_channel, symmetric=False
+    )
 
 
 class Lesson:
@@ -33,9 +39,10 @@ class Lesson:
         head = fit_head(features[0], labels_of(self.train), features[1], labels_of(self.held))
         self.classifier = Classifier(copy.deepcopy(backbone.module), head)
 
-    def feel(self, levels: int = LEVELS, epochs: int = 2, rate: float = 1e-3) -> History:
+    def tune(self, levels: int = LEVELS, epochs: int = 2, rate: float = 1e-3) -> History:
         settings = TuneSettings(epochs=epochs, batch=8, backbone_lr=rate, head_lr=rate)
-        return tune_aware(self.classifier, self.train, self.held, self.how, settings, self.bench, levels)
+        rounding = rounding_to(levels)
+        return tune_aware(self.classifier, self.train, self.held, self.how, settings, self.bench, rounding)
 
     def layers(self) -> list[nn.Module]:
         return [each for each in self.classifier.backbone.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
@@ -48,7 +55,7 @@ def lesson(load: Callable[..., Backbone], dataset: Dataset) -> Lesson:
 
 def test_the_network_ends_in_float_with_nothing_of_the_rounding_left(lesson: Lesson) -> None:
     before = {name: tensor.clone() for name, tensor in lesson.classifier.state_dict().items()}
-    lesson.feel()
+    lesson.tune()
     after = lesson.classifier.state_dict()
     assert set(after) == set(before)
     assert not any(parametrize.is_parametrized(each) for each in lesson.layers())
@@ -61,21 +68,29 @@ def test_the_network_ends_in_float_with_nothing_of_the_rounding_left(lesson: Les
 
 
 def test_it_learns_what_rounding_to_few_levels_had_broken(lesson: Lesson) -> None:
-    history = lesson.feel(levels=1, epochs=6, rate=5e-3)
+    history = lesson.tune(levels=1, epochs=6, rate=5e-3)
     first, best = history.epochs[0], history.epochs[history.best]
     assert first.held_out_loss > 0.5
     assert best.held_out_loss < 0.7 * first.held_out_loss
 
 
 def test_at_many_levels_it_begins_where_float_stood(lesson: Lesson) -> None:
-    assert lesson.feel(epochs=0).epochs[0].held_out_accuracy == 1.0
+    assert lesson.tune(epochs=0).epochs[0].held_out_accuracy == 1.0
+
+
+def test_the_state_before_training_is_judged_with_activations_rounded_too(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = lesson.tune(epochs=0).epochs[0].held_out_loss
+    monkeypatch.setattr(aware, "MOST", 1)
+    assert lesson.tune(epochs=0).epochs[0].held_out_loss > fine + 0.1
 
 
 def test_what_diverges_is_an_error_and_leaves_no_rounding(lesson: Lesson) -> None:
     with torch.no_grad():
         lesson.classifier.head.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="cannot be trained on"):
-        lesson.feel()
+        lesson.tune()
     assert not any(parametrize.is_parametrized(each) for each in lesson.layers())
 
 
@@ -84,7 +99,7 @@ def test_weights_are_rounded_a_channel_at_a_time_and_learn_as_if_they_were_not()
         [1.0, 10.0, 100.0, 0.0]
     ).view(4, 1, 1, 1)
     weight.requires_grad_(True)
-    rounded = _RoundedWeight(7)(weight)
+    rounded = _RoundedWeight(7, per_channel=True)(weight)
     for channel, found in zip(weight.detach(), rounded.detach(), strict=True):
         step = float(channel.abs().max()) / 7
         if step == 0:
@@ -96,21 +111,42 @@ def test_weights_are_rounded_a_channel_at_a_time_and_learn_as_if_they_were_not()
     assert torch.equal(weight.grad, torch.ones_like(weight))
 
 
+def test_weights_of_one_scale_lose_their_small_channels() -> None:
+    weight = torch.ones(2, 3, 3, 3) * torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)
+    rounded = _RoundedWeight(7, per_channel=False)(weight)
+    assert float(rounded[0].min()) == pytest.approx(1.0)
+    assert not rounded[1].any()
+
+
+@pytest.mark.parametrize(("layer", "most"), [(nn.Conv2d(8, 8, 3, groups=8), 3), (nn.Conv2d(8, 8, 3), 1)])
+def test_a_depthwise_convolution_has_levels_of_its_own(layer: nn.Conv2d, most: int) -> None:
+    rounded = _rounded_weight(layer, rounding_to(1, depthwise_levels=3))(layer.weight)
+    for channel in rounded:
+        assert len(channel.abs().unique()) <= most + 1
+    assert max(len(channel.abs().unique()) for channel in rounded) == most + 1
+
+
 class TestInput:
     def test_it_is_rounded_to_256_levels_with_an_exact_zero(self) -> None:
         values = torch.cat([torch.zeros(1), torch.rand(999, generator=torch.Generator().manual_seed(0)) * 4 - 1])
-        (rounded,) = _RoundedInput()(nn.ReLU().train(), (values,))
+        (rounded,) = _RoundedInput(symmetric=False)(nn.ReLU().train(), (values,))
         assert rounded[0] == 0
         assert len(rounded.unique()) <= 256
         assert float((rounded - values).abs().max()) <= 0.51 * 4 / 255
 
-    def test_before_training_nothing_is_rounded(self) -> None:
-        values = torch.rand(9)
-        (same,) = _RoundedInput()(nn.ReLU().eval(), (values,))
-        assert torch.equal(same, values)
+    def test_a_symmetric_range_leaves_half_the_levels_to_what_is_never_negative(self) -> None:
+        values = torch.linspace(0, 1, 2000)
+        (rounded,) = _RoundedInput(symmetric=True)(nn.ReLU().train(), (values,))
+        assert len(rounded.unique()) == 128
+        assert (float(rounded.min()), float(rounded.max())) == (0.0, pytest.approx(1.0))
+
+    def test_the_first_batch_gives_a_range_before_training_too(self) -> None:
+        values = torch.linspace(0, 1, 2000)
+        (rounded,) = _RoundedInput(symmetric=False)(nn.ReLU().eval(), (values,))
+        assert len(rounded.unique()) == 256
 
     def test_its_range_follows_training_and_stands_still_when_answering(self) -> None:
-        layer, rounding = nn.ReLU(), _RoundedInput()
+        layer, rounding = nn.ReLU(), _RoundedInput(symmetric=False)
         rounding(layer.train(), (torch.tensor([0.0, 1.0]),))
         (clipped,) = rounding(layer.eval(), (torch.tensor([0.0, 9.0]),))
         assert float(clipped.max()) == pytest.approx(1.0)

@@ -98,6 +98,16 @@ def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
     assert [each.recipe.name for each in islice(seen, 1)] == ["percentile"] * more
 
 
+def test_where_nothing_is_quantized_by_ranges_there_is_nothing_else_to_try(
+    plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan.judged.read("judged", Judged)
+    refused = first.verdict.model_copy(update={"precision": "fp32", "outside": ("fp16",)})
+    monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
+    target = load_target(write_target(engine="openvino", precisions=("fp16", "fp32")))
+    assert len(list(variants.variants(replace(plan, target=target), Quiet()))) == 1
+
+
 @pytest.mark.parametrize(
     ("precisions", "tried"), [(("int8", "fp32"), ["minmax", "nncf"]), (("fp32", "int8"), ["minmax"])]
 )
@@ -176,7 +186,7 @@ class TestFast:
 
 
 class TestAware:
-    """Training that feels the rounding, where it was asked for."""
+    """Quantization-aware training, where it was asked for."""
 
     @pytest.fixture
     def settings(self, settings: BuildSettings) -> BuildSettings:
@@ -207,16 +217,34 @@ class TestAware:
         bundle = build(wide, lines)
         report = BuildReport.model_validate_json(bundle.read("report.json"))
         assert [each.aware for each in report.tried] == [False, False, False, True]
-        assert report.felt is not None
-        assert len(report.felt.history.epochs) == 2
+        assert report.qat is not None
+        assert len(report.qat.history.epochs) == 2
         assert [rung.against for rung in bundle.manifest.ladder] == [
-            "the trained network", "the trained network", "the network that felt the rounding", "fp32",
+            "the trained network", "the trained network", "the network after quantization-aware training", "fp32",
             "int8 as ONNX defines it",
         ]  # fmt: skip
-        assert any(line.endswith("Next: recipe minmax, after training that feels the rounding") for line in lines.said)
-        assert "trained on for 1 epoch that felt the rounding" in bundle.read("README.md").decode()
+        assert any(line.endswith("Next: recipe minmax, after quantization-aware training") for line in lines.said)
+        assert "trained on for 1 epoch of quantization-aware training" in bundle.read("README.md").decode()
         build(wide, lines)
         assert lines.said[-1].endswith("is up to date")
+
+    def test_it_is_tried_for_tensorrt_which_has_fp16_in_place_of_layers_in_float(
+        self, plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = plan.judged.read("judged", Judged)
+        refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
+        monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
+        target = load_target(write_target(engine="tensorrt", precisions=("int8", "fp16")))
+        seen = list(variants.variants(replace(plan, target=target), Quiet()))
+        assert [(each.recipe.name, each.aware) for each in seen] == [("minmax", False), ("minmax", True)]
+
+    def test_where_int8_is_not_faster_it_is_left_out_and_that_is_said(
+        self, plan: Plan, lines: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(variants, "_loses_too_much", lambda variant: True)
+        monkeypatch.setattr(variants, "_is_fast", lambda variant: False)
+        assert not any(each.aware for each in variants.variants(plan, lines))
+        assert lines.said[-1].startswith("--qat is left out: INT8 would be no faster than float here")
 
     def test_where_nothing_helps_layers_of_the_better_go_back_to_float(
         self, plan: Plan, monkeypatch: pytest.MonkeyPatch

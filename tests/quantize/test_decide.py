@@ -81,6 +81,18 @@ def test_int8_whose_speed_up_is_not_significant_does_not_ship(speed_up: SpeedUp,
     assert found.reason == f"INT8 is not faster beyond the noise of timing: {said} the speed of float"
 
 
+def test_int8_that_is_slower_ships_where_float_may_not_and_says_so() -> None:
+    answers = np.zeros(1000, dtype=np.int64)
+    candidates = {"fp32": Candidate(speed_up=faster(1.0, 0.0), answers=answers)} | {
+        precision: Candidate(speed_up=faster(0.8), answers=answers) for precision in ("int8", "fp16")
+    }
+    found = decide(candidates, answers, target(0.5, "int8", "fp16", engine="tensorrt"), strict=False)
+    assert found.precision == "int8"
+    assert found.reason.startswith(
+        "INT8 is 0.80x (0.78 to 0.82) the speed of float, which may not ship, and inside the"
+    )
+
+
 def test_a_small_speed_up_that_is_significant_counts() -> None:
     assert judge(lost=0, speed_up=faster(1.02, 0.01)).precision == "int8"
 

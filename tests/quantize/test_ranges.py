@@ -97,6 +97,10 @@ class TestHistograms:
         assert -8 < low < -2
         assert 2 < high < 100
 
+    def test_entropy_keeps_values_of_which_none_is_near_zero(self) -> None:
+        values = np.random.default_rng(0).uniform(-5, -2, 30_000).astype(np.float32)
+        assert seen("entropy", values) == (values.min(), values.max())
+
     @pytest.mark.parametrize("method", ["percentile", "entropy"])
     def test_what_is_always_zero_has_the_range_zero(self, method: str) -> None:
         assert seen(method, np.zeros(100, dtype=np.float32)) == (0.0, 0.0)

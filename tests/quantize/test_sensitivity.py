@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetl.quantize import calibrate, rank_layers
+from edgetl.quantize import always_float, calibrate, rank_layers
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray
@@ -75,3 +75,13 @@ def test_layers_that_are_named_stay_in_float(left: tuple[str, ...], network: onn
     weights = {tensor.name for tensor in quantized.graph.initializer}
     in_float = {node.name for node in quantized.graph.node if node.op_type == "Conv" and node.input[1] in weights}
     assert in_float == set(left)
+
+
+@pytest.mark.parametrize(("engine", "left"), [("openvino", {"pool", "head"}), ("onnxruntime", {"head"})])
+def test_what_an_engine_leaves_in_float_anyway_is_not_ranked(
+    engine: str, left: set[str], network: onnx.ModelProto, lines: Any
+) -> None:
+    statistics = calibrate(network, [photos()], RECIPE)
+    anyway = always_float(engine, network, RECIPE)
+    ranked = rank_layers(network, statistics, RECIPE, photos(), lines, anyway)
+    assert set(ranked) == {"first", "wild", "third", "pool", "head"} - left

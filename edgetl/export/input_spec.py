@@ -16,7 +16,7 @@ from pydantic import Field
 from edgetl.errors import GraphError
 from edgetl.records import Fit
 
-__all__ = ["Channels", "Looks", "Triple", "read_channels", "read_labels", "read_range"]
+__all__ = ["Channels", "InputSpec", "Triple", "read_channels", "read_labels", "read_range"]
 
 Channels = Literal["rgb", "bgr"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -34,7 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Looks:
+class InputSpec:
     """How a graph wants its photos, as far as the user says: mean and std are of pixel/255, in the order of channels
     that the graph reads; `side` is the photo's side in pixels. None leaves it to the file. `labelled` says that the
     user names the classes."""
@@ -48,30 +48,30 @@ class Looks:
     labelled: bool = False
 
 
-def read_channels(said: Mapping[str, str], looks: Looks) -> Channels:
+def read_channels(said: Mapping[str, str], spec: InputSpec) -> Channels:
     """Return the order of colours that a graph reads: RGB where nobody says.
 
     Args:
         said: the file's metadata.
-        looks: what the user says.
+        spec: what the user says.
     """
-    return looks.channels or ("bgr" if said.get(PIXELS, "").lower().startswith("bgr") else "rgb")
+    return spec.channels or ("bgr" if said.get(PIXELS, "").lower().startswith("bgr") else "rgb")
 
 
-def read_range(path: Path, said: Mapping[str, str], looks: Looks) -> tuple[Triple, Triple]:
+def read_range(path: Path, said: Mapping[str, str], spec: InputSpec) -> tuple[Triple, Triple]:
     """Return mean and std of pixel/255, in the graph's order of channels.
 
     Args:
         path: the file, for what an error says.
         said: the file's metadata.
-        looks: what the user says.
+        spec: what the user says.
 
     Raises:
         GraphError: nobody says them, or they are not of pixel/255.
     """
     known = RANGES.get(said.get(RANGE, ""))
-    mean = looks.mean or _triple(said.get("mean")) or ((known[0],) * 3 if known else None)
-    std = looks.std or _triple(said.get("std")) or ((known[1],) * 3 if known else None)
+    mean = spec.mean or _triple(said.get("mean")) or ((known[0],) * 3 if known else None)
+    std = spec.std or _triple(said.get("std")) or ((known[1],) * 3 if known else None)
     if mean is None or std is None:
         strange = f" its {RANGE}, {said[RANGE]}, is not known here." if RANGE in said and known is None else ""
         raise GraphError(
@@ -102,17 +102,19 @@ def read_labels(path: Path, said: Mapping[str, str], classes: int) -> tuple[str,
         if key not in said:
             continue
         found = _literal(said[key])
+        if isinstance(found, int):  # how many there are
+            continue
         if isinstance(found, Mapping):
             pairs = [(k, v) if isinstance(v, str) else (v, k) for k, v in found.items()]
             found = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))] if _numbered(pairs) else None
         elif found is None:
             found = [each.strip() for each in said[key].replace("\n", ",").split(",") if each.strip()]
-        if not isinstance(found, list | tuple) or len(found) != classes or not all(isinstance(e, str) for e in found):
+        if not isinstance(found, list | tuple) or len(found) != classes or not all(map(_is_name, found)):
             raise GraphError(
                 f"{path}: names classes in its metadata under {key!r}, but not {classes} of them in a form that is "
                 "known here. Say --labels FILE"
             )
-        return tuple(found)
+        return tuple(map(str, found))
     return None
 
 
@@ -128,6 +130,11 @@ def _triple(text: str | None) -> Triple | None:
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         return None
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _is_name(found: object) -> bool:
+    """Say whether something may be a class's name: a digit's is its number."""
+    return isinstance(found, str | int)
 
 
 def _numbered(pairs: Sequence[tuple[Any, Any]]) -> bool:
