@@ -49,7 +49,7 @@ def build(
         float | None, Option(help="Points of accuracy that quantization may lose; the target's, unless said.")
     ] = None,
     qat: Annotated[
-        int | None, Option(help="Epochs of training that feels INT8's rounding, tried where INT8 loses too much.")
+        int | None, Option(help="Epochs of quantization-aware training, tried where INT8 loses too much.")
     ] = None,
     strict_budget: Annotated[
         bool | None,

@@ -58,7 +58,7 @@ def prove_quantized(
     plan: Plan, artifact: Artifact, answered_by: Artifact, logits: FloatArray, progress: Progress
 ) -> tuple[Rung, ...]:
     """Return the rungs of an artifact below float32: its graph as ONNX defines it against float, then the engine
-    against that, where the engine is here; before them, where the network was trained to feel the rounding, how its
+    against that, where the engine is here; before them, where the network was trained quantization-aware, how its
     export was proved.
 
     Args:

@@ -196,8 +196,8 @@ class Judged(Record):
 
 
 class Tried(Record):
-    """A way to quantize that was judged: its recipe, the layers left in float, whether the network was trained to feel
-    the rounding, and what was said of it."""
+    """A way to quantize that was judged: its recipe, the layers left in float, whether it was trained
+    quantization-aware, and what was said of it."""
 
     recipe: str
     float_layers: tuple[str, ...]

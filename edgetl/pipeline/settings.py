@@ -53,7 +53,9 @@ class BuildSettings(Record):
     std: Triple | None = Field(default=None, description="that it divides by then")
     channels: Channels | None = Field(default=None, description="in which order it reads them")
     crop_share: float | None = Field(default=None, gt=0, le=1, description="of the short side that `crop` keeps")
-    qat: int = Field(default=0, ge=0, le=1000, description="epochs that feel INT8's rounding, where it loses too much")
+    qat: int = Field(
+        default=0, ge=0, le=1000, description="epochs of quantization-aware training, where INT8 loses too much"
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     golden: int = Field(default=8, ge=0, le=10_000, description="photos kept in the bundle for `edgetl verify`")
