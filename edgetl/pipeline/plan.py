@@ -62,8 +62,8 @@ class Plan:
 
     The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. `recipes` are
     those that may be tried, cheap first; this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
-    graph, as they are, and, where it is `aware`, first trains the network quantization-aware. `engines` are the versions
-    of what compiles and quantizes.
+    graph, as they are, and, where it is `aware`, first trains the network quantization-aware. `engines` are the
+    versions of what compiles and quantizes.
     """
 
     settings: BuildSettings
