@@ -50,7 +50,7 @@ ENGINE_KINDS: dict[str, EngineKind] = {
         extra="openvino",
         build_module="openvino",
         build_extra="openvino",
-        precisions=("int8", "fp16", "fp32"),
+        precisions=("int8", "bf16", "fp16", "fp32"),
         devices=("cpu", "gpu", "npu"),
     ),
     "tensorrt": EngineKind(
@@ -98,6 +98,10 @@ class EngineProfile(Execution):
             raise ValueError(f'precisions holds "{twice[0]}" twice; each is tried once')
         if self.device not in kind.devices:
             raise ValueError(f'device is "{self.device}", but {self.name} here runs on {_listed(kind.devices)}')
+        if "bf16" in self.precisions and self.device != "cpu":
+            raise ValueError(
+                f'precisions holds "bf16", which is for CPUs, but device is "{self.device}": fp16 is its own'
+            )
         return self
 
     @property

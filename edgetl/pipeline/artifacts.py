@@ -16,7 +16,7 @@ __all__ = ["copy_artifact", "open_here", "open_written", "run_core", "size_of", 
 
 # How far a logit may be off, as a share of the largest. Float engines differ by rounding; INT8 kernels of other
 # processors round each layer their own way.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.05, "int8+fp16": 0.05}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.05, "int8+fp16": 0.05}
 
 
 def write_artifact(folder: Path, core: bytes, precision: Precision, engine: EngineProfile, info: ModelInfo) -> Artifact:

@@ -72,15 +72,17 @@ def prove_quantized(
         ParityError: the engine does not compute the graph; names the first layer that parts.
     """
     precision, limit = artifact.precision, tolerance(artifact)
+    # bfloat16 is the engine's own: its graph is float32.
+    written = "fp32" if precision == "bf16" else precision
     exact, rows = logits, plan.photos.rows_of(plan.photos.proving)
     runs_here = answered_by.engine == artifact.engine
     if runs_here:
         graph = {"exact": CoreSession(plan.core_of(precision).read_bytes())}
-        what = f"answering in {precision}, as ONNX defines it"
+        what = f"answering in {written}, as ONNX defines it"
         exact = answer_all(graph, plan.read_kept(rows), len(rows), what, progress)["exact"]
     quantized = Rung(
         name="quantized",
-        answered_by=f"{precision} as ONNX defines it" if runs_here else f"{precision}, computed in float32",
+        answered_by=f"{written} as ONNX defines it" if runs_here else f"{written}, computed in float32",
         against="fp32",
         parity=measure_parity(plan.floats[rows], exact, limit),
     )

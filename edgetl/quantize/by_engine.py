@@ -63,6 +63,8 @@ def quantize_for(
     elif "int8" in precisions:
         left = [*float_layers, *always_float(engine, model, recipe)]
         made["int8"] = quantize_graph(model, statistics, recipe, left)
+    if "bf16" in precisions:  # OpenVINO's plugin computes the float graph in it
+        made["bf16"] = model
     if "fp16" in precisions:
         made |= type_graph(model, statistics, first[:SAMPLE], recipe, ["fp16"])
     return made
