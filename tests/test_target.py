@@ -163,6 +163,11 @@ def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
         ('"int8", ', '"fp32", ', r'engine: precisions holds "fp32" twice; each is tried once'),
         ('"int8", ', '"bf16", ', r'engine: precisions holds "bf16", but onnxruntime here builds int8, fp16 or fp32'),
         ("threads = 2", 'device = "npu"', r'engine: device is "npu", but onnxruntime here runs on cpu or cuda'),
+        (
+            '"onnxruntime"\nprecisions = ["int8", ',
+            '"openvino"\ndevice = "gpu"\nprecisions = ["bf16", ',
+            r'engine: precisions holds "bf16", which is for CPUs, but device is "gpu": fp16 is its own',
+        ),
         ("threads = 2", "batch_sizes = []", r"engine\.batch_sizes: .*at least 1 item"),
         ("threads = 2", "batch_sizes = [0]", r"engine\.batch_sizes\.0: .*greater than or equal to 1"),
         ("threads = 2", 'hint = "speed"', r"engine\.hint: Input should be 'latency' or 'throughput'"),

@@ -71,3 +71,20 @@ def test_fp16_is_in_the_graph_and_half_as_large(
     assert report.judged.damage.drop.points == 0
     assert report.calibration is None
     assert len(verify_bundle(bundle.folder).replayed) == 1
+
+
+def test_bfloat16_is_how_openvino_computes_the_float_graph(
+    built: Bundle, settings: BuildSettings, write_target: Callable[..., str]
+) -> None:
+    pytest.importorskip("openvino", reason="the engine openvino is not installed here")
+    target = write_target(engine="openvino", precisions=("bf16", "fp32"))
+    bundle = build(settings.model_copy(update={"target": target, "precision": "bf16"}))
+    report = BuildReport.model_validate_json(bundle.read("report.json"))
+    plain, short = (report.judged.of(precision).size_bytes for precision in ("fp32", "bf16"))
+    assert short == plain
+    assert report.judged.damage.drop.points == 0
+    assert [(rung.answered_by, rung.against) for rung in bundle.manifest.ladder[-2:]] == [
+        ("fp32 as ONNX defines it", "fp32"), ("bf16 on openvino, cpu", "fp32 as ONNX defines it"),
+    ]  # fmt: skip
+    assert bundle.manifest.ladder[-2].parity.max_relative_error < 1e-3
+    assert len(verify_bundle(bundle.folder).replayed) == 1

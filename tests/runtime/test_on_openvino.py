@@ -102,6 +102,38 @@ class TestHowManyAtOnce:
         assert compiled == [1]
 
 
+@pytest.mark.parametrize(
+    ("precision", "offered", "computed"),
+    [("bf16", ["FP32", "BF16"], "bf16"), ("bf16", ["FP32"], "f32"), ("fp32", ["FP32", "BF16"], "f32"),
+     ("int8", ["FP32", "BF16"], "f32")],
+)  # fmt: skip
+def test_bfloat16_is_asked_for_where_the_artifact_says_so_and_the_cpu_has_it(
+    precision: Any, offered: list[str], computed: str, tiny_core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Core:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def get_property(self, device: str, name: str) -> list[str]:
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return offered
+
+        def compile_model(self, model: Any, device: str, options: dict[str, Any]) -> Any:
+            asked.append(options)
+            return core.compile_model(model, device, {**options, "INFERENCE_PRECISION_HINT": "f32"})
+
+    core = the_core("test")
+    monkeypatch.setattr(on_openvino, "the_core", lambda purpose: Core())
+    made = compile_graph(tiny_core.SerializeToString(), "openvino")
+    artifact = Artifact(
+        path="m.xml", weights="m.bin", engine="openvino", precision=precision, input=made.input, output=made.output
+    )
+    on_openvino.open_session(made.content, artifact)
+    assert [each["INFERENCE_PRECISION_HINT"] for each in asked] == [computed]
+
+
 def test_threads_that_come_at_once_get_the_same_core() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len({id(core) for core in pool.map(the_core, ["run this bundle"] * 32)}) == 1
