@@ -24,9 +24,12 @@ class CalibrationRecipe(Record):
     select: Literal["balanced", "diverse", "random"] = "balanced"
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
-        default=False, description="7-bit weights: exact, and the same, on CPUs without VNNI too"
+        default=False, description="weights that no sum of two products overflows by, on CPUs without VNNI"
     )
     bias_correction: bool = Field(default=False, description="mend the mean that rounded weights shift; NNCF: slowly")
+    equalize: bool = Field(
+        default=False, description="make the channels of an activation more alike, by the weights before and behind it"
+    )
     preset: Literal["performance", "mixed"] = Field(
         default="mixed", description="of NNCF: activations symmetric, or not where they have both signs"
     )

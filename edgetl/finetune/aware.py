@@ -21,6 +21,8 @@ __all__ = ["Rounding", "tune_aware"]
 
 # How quickly the range of an activation follows that of the batches.
 PACE = 0.05
+# The largest rounded weight.
+TOP = 127
 # The largest value of a rounded activation.
 MOST = 255
 # The smallest scale: what is zero all over stays so.
@@ -29,12 +31,11 @@ LEAST = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rounding:
-    """How a quantizer rounds: `levels` is the largest rounded weight of a layer, `depthwise_levels` that of a depthwise
-    convolution, `per_channel` says that each output channel has a scale of its own, and `symmetric` that activations
-    have as many values below zero as above, whether they use them or not."""
+    """How a quantizer rounds: `in_pairs` says that no two weights side by side come to more than `TOP`, but for those
+    of depthwise convolutions, `per_channel` that each output channel has a scale of its own, and `symmetric` that
+    activations have as many values below zero as above, whether they use them or not."""
 
-    levels: int
-    depthwise_levels: int
+    in_pairs: bool
     per_channel: bool
     symmetric: bool
 
@@ -85,24 +86,28 @@ def tune_aware(
 
 def _rounded_weight(layer: nn.Module, rounding: Rounding) -> _RoundedWeight:
     depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
-    return _RoundedWeight(rounding.depthwise_levels if depthwise else rounding.levels, rounding.per_channel)
+    return _RoundedWeight(in_pairs=rounding.in_pairs and not depthwise, per_channel=rounding.per_channel)
 
 
 class _RoundedWeight(nn.Module):
     """Rounds weights of shape (outputs, ...), symmetrically, with a scale for each output or one for all."""
 
-    def __init__(self, levels: int, per_channel: bool) -> None:
+    def __init__(self, in_pairs: bool, per_channel: bool) -> None:
         super().__init__()
-        self._levels, self._per_channel = levels, per_channel
+        self._in_pairs, self._per_channel = in_pairs, per_channel
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weights as INT8 holds them."""
-        largest = weight.detach().abs().flatten(1).amax(dim=1)
+        # Channels last, as kernels read them.
+        sizes = weight.detach().abs().movedim(1, -1).flatten(1)
+        largest = sizes.amax(dim=1)
+        if self._in_pairs and sizes.shape[1] > 1:
+            largest = torch.maximum(largest, (sizes[:, 1:] + sizes[:, :-1]).amax(dim=1))
         if not self._per_channel:
             largest = largest.max().expand_as(largest)
-        scale = (largest / self._levels).clamp_min(LEAST)
+        scale = (largest / TOP).clamp_min(LEAST)
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -self._levels, self._levels)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -TOP, TOP)
 
 
 class _RoundedInput:

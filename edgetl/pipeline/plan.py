@@ -244,9 +244,15 @@ class Plan:
         return self.exported.folder / CORE
 
     @property
-    def lower_core(self) -> Path:
-        """The file of the float core graph that is quantized."""
+    def trained_core(self) -> Path:
+        """The file of the float core graph, after quantization-aware training where the plan has it."""
         return (self.qat_exported if self.aware else self.exported).folder / CORE
+
+    @property
+    def lower_core(self) -> Path:
+        """The file of the float core graph that is quantized: equalized, where the recipe asks and that helps."""
+        equalized = self.calibrates and self.recipe.equalize
+        return self.calibrated.folder / CORE if equalized else self.trained_core
 
     def core_of(self, precision: Precision) -> Path:
         """Return the file of a precision's core graph, once the stage that makes it is done."""

@@ -21,8 +21,6 @@ __all__ = ["Training", "qat_tuning_of", "rounding_of", "tuning_of"]
 RATE, RATE_WITH_BATCHNORM, HEAD_RATE = 2e-4, 1e-3, 5
 # Share of the rates that quantization-aware training has.
 GENTLE = 0.2
-# The largest rounded weight, and that of recipes that reduce the range.
-WHOLE, REDUCED = 127, 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +59,5 @@ def qat_tuning_of(training: Training, settings: BuildSettings, network: nn.Modul
 def rounding_of(engine: str, recipe: CalibrationRecipe) -> Rounding:
     """Return how what quantizes for an engine by a recipe rounds, for quantization-aware training."""
     if engine == PLANNED:
-        return Rounding(levels=WHOLE, depthwise_levels=WHOLE, per_channel=True, symmetric=True)
-    levels = REDUCED if recipe.reduce_range else WHOLE
-    depthwise = WHOLE if recipe.per_channel else levels
-    return Rounding(levels=levels, depthwise_levels=depthwise, per_channel=recipe.per_channel, symmetric=False)
+        return Rounding(in_pairs=False, per_channel=True, symmetric=True)
+    return Rounding(in_pairs=recipe.reduce_range, per_channel=recipe.per_channel, symmetric=False)

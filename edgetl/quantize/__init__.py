@@ -2,9 +2,10 @@
 
 from edgetl.quantize.by_engine import always_float, quantize_for
 from edgetl.quantize.decide import Candidate, Verdict, decide, is_inside
+from edgetl.quantize.equalize import equalize_channels
 from edgetl.quantize.ranges import Statistics, calibrate
 from edgetl.quantize.select import remarks_on, select_items
-from edgetl.quantize.sensitivity import rank_layers
+from edgetl.quantize.sensitivity import measure_signal, rank_layers
 
 __all__ = [
     "Candidate",
@@ -13,7 +14,9 @@ __all__ = [
     "always_float",
     "calibrate",
     "decide",
+    "equalize_channels",
     "is_inside",
+    "measure_signal",
     "quantize_for",
     "rank_layers",
     "remarks_on",

@@ -1,4 +1,4 @@
-"""Finds the layers that quantization hurts most."""
+"""Measures how much of the logits' signal quantization leaves, and which layers it hurts most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Progress
 
-__all__ = ["rank_layers"]
+__all__ = ["measure_signal", "rank_layers"]
 
 # Layers that multiply by weights, and means, whose few values a head may read in float: what the others lose, they
 # pass on.
@@ -46,13 +46,20 @@ def rank_layers(
     layers = [node.name for node in model.graph.node if node.op_type in RANKED and node.name]
     layers = [name for name in layers if name not in always_float]
     expected = _answer(model, images)
-    signal = _power(expected)
-    ratios = {}
-    for layer in progress.track(layers, "quantizing layers one by one", len(layers)):
-        noise = _power(_answer(quantize_graph(model, statistics, recipe, only=[layer]), images) - expected)
-        if noise:
-            ratios[layer] = 10 * math.log10(max(signal, LEAST) / noise)
-    return dict(sorted(ratios.items(), key=lambda each: each[1]))
+    ratios = {
+        layer: _decibels(expected, _answer(quantize_graph(model, statistics, recipe, only=[layer]), images))
+        for layer in progress.track(layers, "quantizing layers one by one", len(layers))
+    }
+    hurt = {layer: ratio for layer, ratio in ratios.items() if ratio < math.inf}
+    return dict(sorted(hurt.items(), key=lambda each: each[1]))
+
+
+def measure_signal(
+    model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: ImageArray
+) -> float:
+    """Return the signal-to-noise ratio of the logits, in decibels, once a graph is quantized as ONNX Runtime takes it;
+    infinite where they stay. The arguments are those of `rank_layers`."""
+    return _decibels(_answer(model, images), _answer(quantize_graph(model, statistics, recipe), images))
 
 
 def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
@@ -65,5 +72,6 @@ def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
     return logits
 
 
-def _power(values: FloatArray) -> float:
-    return float(np.square(values, dtype=np.float64).sum())
+def _decibels(expected: FloatArray, found: FloatArray) -> float:
+    signal, noise = (float(np.square(each, dtype=np.float64).sum()) for each in (expected, found - expected))
+    return 10 * math.log10(max(signal, LEAST) / noise) if noise else math.inf

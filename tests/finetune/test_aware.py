@@ -17,15 +17,11 @@ from edgetl.errors import TrainingError
 from edgetl.finetune import Classifier, History, Rounding, TuneSettings, Workbench, aware, fit_head, tune_aware
 from edgetl.finetune.aware import _rounded_weight, _RoundedInput, _RoundedWeight
 from edgetl.finetune.features import extract_features
+from edgetl.quantize.weights import weight_overrides
+from edgetl.recipe import load_recipe
 from edgetl.records import Quiet
 
-LEVELS = 64
-
-
-def rounding_to(levels: int, depthwise_levels: int | None = None, per_channel: bool = True) -> Rounding:
-    return Rounding(
-        levels=levels, depthwise_levels=depthwise_levels or levels, per_channel=per_channel, symmetric=False
-    )
+ROUNDING = Rounding(in_pairs=True, per_channel=True, symmetric=False)
 
 
 class Lesson:
@@ -39,10 +35,9 @@ class Lesson:
         head = fit_head(features[0], labels_of(self.train), features[1], labels_of(self.held))
         self.classifier = Classifier(copy.deepcopy(backbone.module), head)
 
-    def tune(self, levels: int = LEVELS, epochs: int = 2, rate: float = 1e-3) -> History:
+    def tune(self, epochs: int = 2, rate: float = 1e-3) -> History:
         settings = TuneSettings(epochs=epochs, batch=8, backbone_lr=rate, head_lr=rate)
-        rounding = rounding_to(levels)
-        return tune_aware(self.classifier, self.train, self.held, self.how, settings, self.bench, rounding)
+        return tune_aware(self.classifier, self.train, self.held, self.how, settings, self.bench, ROUNDING)
 
     def layers(self) -> list[nn.Module]:
         return [each for each in self.classifier.backbone.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
@@ -64,11 +59,12 @@ def test_the_network_ends_in_float_with_nothing_of_the_rounding_left(lesson: Les
     weight = lesson.layers()[0].weight
     assert isinstance(weight, torch.Tensor)
     # On no grid of so many levels: the weights that ship are rounded when the graph is quantized, not here.
-    assert len(weight.unique()) > 2 * LEVELS + 1
+    assert len(weight.unique()) > 2 * aware.TOP + 1
 
 
-def test_it_learns_what_rounding_to_few_levels_had_broken(lesson: Lesson) -> None:
-    history = lesson.tune(levels=1, epochs=6, rate=5e-3)
+def test_it_learns_what_rounding_to_few_levels_had_broken(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aware, "TOP", 1)
+    history = lesson.tune(epochs=6, rate=5e-3)
     first, best = history.epochs[0], history.epochs[history.best]
     assert first.held_out_loss > 0.5
     assert best.held_out_loss < 0.7 * first.held_out_loss
@@ -99,9 +95,9 @@ def test_weights_are_rounded_a_channel_at_a_time_and_learn_as_if_they_were_not()
         [1.0, 10.0, 100.0, 0.0]
     ).view(4, 1, 1, 1)
     weight.requires_grad_(True)
-    rounded = _RoundedWeight(7, per_channel=True)(weight)
+    rounded = _RoundedWeight(in_pairs=False, per_channel=True)(weight)
     for channel, found in zip(weight.detach(), rounded.detach(), strict=True):
-        step = float(channel.abs().max()) / 7
+        step = float(channel.abs().max()) / 127
         if step == 0:
             assert not found.any()
             continue
@@ -112,18 +108,27 @@ def test_weights_are_rounded_a_channel_at_a_time_and_learn_as_if_they_were_not()
 
 
 def test_weights_of_one_scale_lose_their_small_channels() -> None:
-    weight = torch.ones(2, 3, 3, 3) * torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)
-    rounded = _RoundedWeight(7, per_channel=False)(weight)
+    weight = torch.ones(2, 3, 3, 3) * torch.tensor([1.0, 0.003]).view(2, 1, 1, 1)
+    rounded = _RoundedWeight(in_pairs=False, per_channel=False)(weight)
     assert float(rounded[0].min()) == pytest.approx(1.0)
     assert not rounded[1].any()
 
 
-@pytest.mark.parametrize(("layer", "most"), [(nn.Conv2d(8, 8, 3, groups=8), 3), (nn.Conv2d(8, 8, 3), 1)])
-def test_a_depthwise_convolution_has_levels_of_its_own(layer: nn.Conv2d, most: int) -> None:
-    rounded = _rounded_weight(layer, rounding_to(1, depthwise_levels=3))(layer.weight)
-    for channel in rounded:
-        assert len(channel.abs().unique()) <= most + 1
-    assert max(len(channel.abs().unique()) for channel in rounded) == most + 1
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("groups", [8, 2, 1])
+def test_weights_are_rounded_as_the_quantizer_does_it(groups: int, per_channel: bool) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx makes the graph")
+    layer = nn.Conv2d(8, 8, 3, groups=groups)
+    weights = layer.weight.detach()
+    node = onnx.helper.make_node("Conv", ["image", "weights"], ["logits"], group=groups)
+    stored = onnx.numpy_helper.from_array(weights.numpy(), "weights")
+    graph = onnx.helper.make_graph([node], "core", [], [], [stored])
+    recipe = load_recipe("minmax").model_copy(update={"per_channel": per_channel})
+    (reach,) = weight_overrides(graph, recipe).values()
+    steps = torch.tensor([each["rmax"] / 127 for each in reach]).view(-1, 1, 1, 1)
+    rounding = Rounding(in_pairs=True, per_channel=per_channel, symmetric=False)
+    found = _rounded_weight(layer, rounding)(weights)
+    assert torch.allclose(found, (weights / steps).round() * steps, atol=1e-6)
 
 
 class TestInput:

@@ -84,6 +84,16 @@ def test_the_means_are_those_of_every_channel_that_a_convolution_reads(network: 
     assert means["image"] == pytest.approx((photos() / 255).mean(axis=(0, 1, 2)), rel=1e-5)
 
 
+def test_what_a_relu_is_fused_with_is_corrected_too(network: onnx.ModelProto) -> None:
+    fused = onnx.ModelProto.FromString(network.SerializeToString())
+    fused.graph.node.insert(1, helper.make_node("Relu", ["a"], ["kept"], name="relu"))
+    fused.graph.node[2].input[0] = "kept"
+    statistics = calibrate(fused, [photos()], PLAIN)
+    quantized = quantize_graph(fused, statistics, PLAIN)
+    assert "Relu" not in {node.op_type for node in quantized.graph.node}
+    assert correct_biases(fused, quantized, statistics.means) == 3
+
+
 def test_a_layer_in_float_keeps_its_bias(network: onnx.ModelProto) -> None:
     statistics = calibrate(network, [photos()], PLAIN)
     quantized = quantize_graph(network, statistics, PLAIN, float_layers=["two"])
