@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetl.quantize import always_float, calibrate, rank_layers
+from edgetl.quantize import always_float, calibrate, measure_signal, rank_layers
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray
@@ -85,3 +85,12 @@ def test_what_an_engine_leaves_in_float_anyway_is_not_ranked(
     anyway = always_float(engine, network, RECIPE)
     ranked = rank_layers(network, statistics, RECIPE, photos(), lines, anyway)
     assert set(ranked) == {"first", "wild", "third", "pool", "head"} - left
+
+
+def test_what_loses_a_layer_loses_more_signal(network: onnx.ModelProto) -> None:
+    statistics = calibrate(network, [photos()], RECIPE)
+    better = RECIPE.model_copy(update={"per_channel": True})
+    assert (
+        measure_signal(network, statistics, better, photos())
+        > measure_signal(network, statistics, RECIPE, photos()) + 3
+    )
