@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +20,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from torch import nn
 
+from edgetl.bench import describe_machine
 from edgetl.bundle import Bundle
 from edgetl.compile import Compiled, face, for_onnxruntime
 from edgetl.errors import ParityError
@@ -26,6 +31,9 @@ from edgetl.pipeline.ladder import prove_bundle
 from edgetl.pipeline.measure import reference
 from edgetl.records import Border, Preprocess, Quiet
 from edgetl.runtime import predictor, preprocess
+
+# What oneDNN, which OpenVINO's kernels come from, may use of a CPU.
+KERNELS = "ONEDNN_MAX_CPU_ISA"
 
 
 @pytest.fixture
@@ -161,10 +169,12 @@ class TestFaced:
 
 
 class TestArtifact:
-    """The trap: an INT8 graph that two engines compute differently."""
+    """The trap: an INT8 graph that two engines compute differently; OpenVINO does so in its kernels for AVX2."""
 
+    @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="the trap is in kernels for AVX2")
     def test_a_graph_that_its_engine_computes_otherwise_than_onnx_defines_it(
         self,
+        request: pytest.FixtureRequest,
         built: Bundle,
         settings: BuildSettings,
         write_target: Callable[..., str],
@@ -172,6 +182,18 @@ class TestArtifact:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         openvino = pytest.importorskip("openvino", reason="the trap is OpenVINO's")
+        if os.environ.get(KERNELS) != "AVX2" and any(
+            flag.startswith(("avx512", "amx")) for flag in describe_machine().flags
+        ):
+            # A process chooses its kernels once.
+            again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
+            ran = subprocess.run(
+                again, env={**os.environ, KERNELS: "AVX2"}, cwd=request.config.rootpath, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert ran.returncode == 0, ran.stdout
+            assert "1 passed" in ran.stdout
+            return
         from edgetl.compile import for_openvino
 
         for left in own_stages.glob("compiled-*"):
