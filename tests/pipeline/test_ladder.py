@@ -186,7 +186,7 @@ class TestArtifact:
             flag.startswith(("avx512", "amx")) for flag in describe_machine().flags
         ):
             # A process chooses its kernels once.
-            again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
+            again = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", request.node.nodeid]
             ran = subprocess.run(
                 again, env={**os.environ, KERNELS: "AVX2"}, cwd=request.config.rootpath, capture_output=True, text=True,
                 check=False,
