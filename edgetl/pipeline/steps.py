@@ -129,11 +129,13 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
     statistics = calibrate(core, batches("calibrating"), plan.recipe)
     if plan.recipe.equalize:
         equal = equalize_channels(core, batches("equalizing"))
-        ranges = calibrate(equal, batches("calibrating what is equalized"), plan.recipe)
-        (images,) = image_batches(plan.photos.usable, items[:COMPARED_ON], plan.faced, COMPARED_ON)
-        before, after = (measure_signal(*each, plan.recipe, images) for each in ((core, statistics), (equal, ranges)))
-        progress.say(f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized")
-        core, statistics = (equal, ranges) if after > before else (core, statistics)
+        if equal != core:
+            ranges = calibrate(equal, batches("calibrating what is equalized"), plan.recipe)
+            (images,) = image_batches(plan.photos.usable, items[:COMPARED_ON], plan.faced, COMPARED_ON)
+            ways = ((core, statistics), (equal, ranges))
+            before, after = (measure_signal(*way, plan.recipe, images) for way in ways)
+            progress.say(f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized")
+            core, statistics = ways[after > before]
         write_file(folder / CORE, core.SerializeToString(deterministic=True))
     photos = {item.path.as_posix(): item.sha256 for item in items}
     digest = hashlib.sha256("".join(f"{each}\n" for each in photos.values()).encode()).hexdigest()

@@ -38,7 +38,7 @@ MERGED, LEVELS = 4, 128
 
 
 class Observer(Protocol):
-    """InputSpec at one batch after the other.
+    """Looks at one batch after the other.
 
     `reduced` says whether it wants only the smallest and largest value of each tensor: (2,) in place of the tensor.
     """

@@ -10,7 +10,7 @@ __all__ = ["describe_cuda", "devices_of"]
 
 def devices_of(engine: str) -> tuple[Device, ...]:
     """Return the devices here that an engine can run on; none where the engine is not installed."""
-    return SPEC[engine]()
+    return LOOKS[engine]()
 
 
 def describe_cuda() -> str | None:
@@ -46,4 +46,4 @@ def _of_tensorrt() -> tuple[Device, ...]:
     return ("cuda",) if describe_cuda() else ()
 
 
-SPEC = {"onnxruntime": _of_onnxruntime, "openvino": _of_openvino, "tensorrt": _of_tensorrt}
+LOOKS = {"onnxruntime": _of_onnxruntime, "openvino": _of_openvino, "tensorrt": _of_tensorrt}

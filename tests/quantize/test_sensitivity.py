@@ -87,7 +87,7 @@ def test_what_an_engine_leaves_in_float_anyway_is_not_ranked(
     assert set(ranked) == {"first", "wild", "third", "pool", "head"} - left
 
 
-def test_what_loses_a_layer_loses_more_signal(network: onnx.ModelProto) -> None:
+def test_a_scale_a_channel_keeps_more_of_the_logits_signal(network: onnx.ModelProto) -> None:
     statistics = calibrate(network, [photos()], RECIPE)
     better = RECIPE.model_copy(update={"per_channel": True})
     assert (
