@@ -202,9 +202,7 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     for one in report.tried:
         if len(report.tried) > 1:
-            qat = ", after quantization-aware training" if one.aware else ""
-            left = f", in float: {', '.join(one.float_layers)}" if one.float_layers else ""
-            out.print(f"tried      recipe {one.recipe}{qat}{left}: {one.reason}")
+            out.print(f"tried      {one.way}: {one.reason}")
     out.print(f"{judged.verdict.reason}.")
     if judged.measured[0].latency:
         machine = judged.machine

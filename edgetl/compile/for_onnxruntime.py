@@ -47,6 +47,7 @@ def compile_graph(graph: bytes) -> Compiled:
     else:
         _feed_bytes(inner, quantize)
         widened = _widen_first_convolution(inner)
+        _leave_out_zeros(inner)
     rows = FOURS if widened else name
     inner.node.insert(0, helper.make_node("Transpose", [rows], [PLANES], name="to_planes", perm=[0, 3, 1, 2]))
     if widened:
@@ -108,6 +109,20 @@ def _feed_bytes(graph: onnx.GraphProto, quantize: onnx.NodeProto) -> None:
         raise ExportError(f"{others[0]} reads the graph's input beside its quantization, so bytes cannot stand there")
     for node in graph.node:
         node.input[:] = [PLANES if read == quantized else read for read in node.input]
+
+
+def _leave_out_zeros(graph: onnx.GraphProto) -> None:
+    """Leave out the zero points of what is symmetric by channels, which are zero unless they are said.
+
+    ONNX Runtime's convolution goes through them all at every call: seen on 2 cores, INT8 mobilenet_v2 at 64 pixels
+    takes 0.965 of its time without.
+    """
+    from onnx import numpy_helper
+
+    zeros = {tensor.name for tensor in graph.initializer if tensor.dims and not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
 
 
 def _widen_first_convolution(graph: onnx.GraphProto) -> bool:

@@ -13,7 +13,6 @@ from edgetl.target import ENGINE_KINDS
 __all__ = ["model_card", "on_device"]
 
 # Said of a way to quantize.
-QAT = ", after quantization-aware training"
 # What is good to know of an engine beside.
 _NEXT_STEPS = {
     "tensorrt": """
@@ -145,21 +144,17 @@ def _left_out(report: BuildReport) -> str:
 
 def _calibrated(report: BuildReport) -> str:
     """Return the model card's line on the photos that calibrated; empty where none did."""
-    made = report.calibration
-    if made is None:
+    made, way = report.calibration, report.way
+    if made is None or way is None:
         return ""
     remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
-    left = f" Left in float, for they lose most: {', '.join(report.float_layers)}." if report.float_layers else ""
+    left = f" Left in float, for they lose most: {', '.join(way.float_layers)}." if way.float_layers else ""
+    if way.per_tensor:
+        left = f" Each weight has one scale, which is faster here than one for each channel.{left}"
     if report.qat:
         epochs = len(report.qat.history.epochs) - 1
         left = f" First it was trained on for {epochs} epoch{'s' * (epochs != 1)} of quantization-aware training.{left}"
-    ships = (made.recipe, report.float_layers, report.qat is not None)
-    others = [each for each in report.tried if (each.recipe, each.float_layers, each.aware) != ships]
-    tried = "".join(
-        f"\n  - Tried too: recipe `{each.recipe}`{QAT * each.aware}, {len(each.float_layers)} layers in float: "
-        f"{each.reason}."
-        for each in others
-    )
+    tried = "".join(f"\n  - Tried too: {each.way}: {each.reason}." for each in report.tried if each.way != way)
     return (
         f"- Ranges for quantization: recipe `{made.recipe}` on {len(made.photos)} training photos, named in "
         f"`report.json`.{remarks}{left}{tried}\n"

@@ -80,7 +80,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         calibration=calibrated.calibration if calibrated else None,
         accuracy=accuracy,
         tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
-        float_layers=plan.float_layers,
+        way=plan.way if plan.calibrates else None,
         qat=plan.qat.read("tuned", Tuned) if plan.aware else None,
         judged=judged,
         seconds=Seconds(
@@ -129,9 +129,7 @@ def _taught(plan: Plan) -> Taught | None:
 def _as_tried(plan: Plan) -> Tried:
     judged = judged_of(plan)
     return Tried(
-        recipe=plan.recipe.name,
-        float_layers=plan.float_layers,
-        aware=plan.aware,
+        way=plan.way,
         reason=judged.verdict.reason,
         drops={each.precision: each.held_out_drop for each in judged.measured if each.precision != "fp32"},
     )

@@ -79,9 +79,7 @@ def _build(plan: Plan, progress: Progress, force: bool, anew: set[Path], started
     tried: list[Plan] = []
     for variant in variants(plan, progress, force):
         if tried:
-            qat = ", after quantization-aware training" if variant.aware else ""
-            left = f"{qat}, {len(variant.float_layers)} layers in float" if variant.float_layers else qat
-            progress.say(f"{judged_of(tried[-1]).verdict.reason}. Next: recipe {variant.recipe.name}{left}")
+            progress.say(f"{judged_of(tried[-1]).verdict.reason}. Next: {variant.way}")
         tried.append(variant)
         for stage in variant.stages:
             if len(tried) == 1 or stage not in tried[-2].stages:

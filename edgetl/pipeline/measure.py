@@ -21,15 +21,16 @@ from edgetl.pipeline.plan import LOGITS, REFERENCE, Plan
 from edgetl.pipeline.results import Answered, CompiledStage, Exported, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
 from edgetl.quantize import Candidate, Verdict, decide, is_inside
-from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress
+from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress, SpeedUp
 from edgetl.runtime import PLANNED, Session
 
 __all__ = ["answer", "answered", "judged", "reference"]
 
 # How often sessions are opened anew for the speed comparison, for one is fast or slow by where its memory happens to
-# lie; turns of each, and calls a turn: enough for a p90.
-OPENINGS, TURNS, PER_TURN = 5, 2, 20
-ROUNDS = OPENINGS * TURNS
+# lie, more often beside a rival, for a few percent are to be told; and calls of each: enough for a p90.
+OPENINGS, BESIDE_RIVAL, CALLS = 11, 31, 12
+# The name under which a plan's rival is timed.
+RIVAL = "rival"
 
 
 def reference(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -171,14 +172,20 @@ def _is_not_reference(artifact: Artifact) -> bool:
 def _decide(
     plan: Plan,
     on_held: Mapping[Precision, FloatArray],
-    latencies: Mapping[Precision, Latency] | None,
+    latencies: Mapping[str, Latency] | None,
     labels: IntArray,
 ) -> Verdict:
     """Return the verdict on what was looked at for the held-out photos."""
+
+    def speed_up(over: str, precision: Precision) -> SpeedUp | None:
+        if latencies is None or over not in latencies:
+            return None
+        before, after = latencies[over], latencies[precision]
+        return compare_speed(before, after, rounds=after.count // CALLS)
+
     candidates = {
         name: Candidate(
-            speed_up=compare_speed(latencies["fp32"], latencies[name], ROUNDS) if latencies else None,
-            answers=logits.argmax(axis=1),
+            speed_up=speed_up("fp32", name), answers=logits.argmax(axis=1), over_rival=speed_up(RIVAL, name)
         )
         for name, logits in on_held.items()
     }
@@ -221,27 +228,31 @@ def _unseen(logits: FloatArray, labels: IntArray, classes: int, answered_by: str
     )
 
 
-def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) -> dict[Precision, Latency] | None:
-    """Return each artifact's latency by its precision, timed in turn; None where this machine is not of the device's
-    kind, or one of them cannot run here as it will there."""
+def _latencies(plan: Plan, artifacts: tuple[Artifact, ...], progress: Progress) -> dict[str, Latency] | None:
+    """Return each artifact's latency by its precision, and that of the plan's rival, timed in turn; None where this
+    machine is not of the device's kind, or one of them cannot run here as it will there."""
     if not is_of_kind(plan.target) or any(each.engine != plan.target.engine.name for each in artifacts):
         return None
     (image,) = plan.read_kept([0])
-    samples: dict[Precision, list[float]] = {each.precision: [] for each in artifacts}
-    for opening in range(OPENINGS):
+    timed: dict[str, tuple[Path, Artifact]] = {each.precision: (plan.compiled.folder, each) for each in artifacts}
+    if rival := plan.rival:
+        shipped = rival.judged.read("judged", Judged).verdict.precision
+        timed[RIVAL] = (rival.compiled.folder, rival.compiled.read("compiled", CompiledStage).of(shipped))
+    samples: dict[str, list[float]] = {name: [] for name in timed}
+    for opening in range(BESIDE_RIVAL if plan.rival else OPENINGS):
         with ExitStack() as stack:
             calls = {}
-            for each in artifacts:
+            for name, (folder, artifact) in timed.items():
                 try:
-                    session = open_written(plan.compiled.folder, plan.as_run(each))
+                    session = open_written(folder, plan.as_run(artifact))
                 except MissingError:
                     return None
-                calls[each.precision] = partial(stack.enter_context(closing(session)).run, image)
+                calls[name] = partial(stack.enter_context(closing(session)).run, image)
             if opening == 0:
                 progress.say("measuring latency")
-            for precision, latency in interleave(calls, TURNS, PER_TURN).items():
-                samples[precision] += latency.samples_ms
-    return {precision: summarise(taken) for precision, taken in samples.items()}
+            for name, latency in interleave(calls, 1, CALLS).items():
+                samples[name] += latency.samples_ms
+    return {name: summarise(taken) for name, taken in samples.items()}
 
 
 def _missed(plan: Plan, shipped: Measured, drop: Drop) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from edgetl.data import Item
 from edgetl.export import ForeignGraph
 from edgetl.finetune import ViewChoice, Workbench
 from edgetl.pipeline.photos import Photos
-from edgetl.pipeline.results import Exported
+from edgetl.pipeline.results import Exported, Way
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.pipeline.training import Training, rounding_of
@@ -62,8 +62,9 @@ class Plan:
 
     The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. `recipes` are
     those that may be tried, cheap first; this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
-    graph, as they are, and, where it is `aware`, first trains the network quantization-aware. `engines` are the
-    versions of what compiles and quantizes.
+    graph, as they are, and, where it is `aware`, first trains the network quantization-aware. Where `rival` is not
+    None, it quantizes as that does but for one scale for each weight, and must be faster. `engines` are the versions
+    of what compiles and quantizes.
     """
 
     settings: BuildSettings
@@ -72,6 +73,7 @@ class Plan:
     recipe: CalibrationRecipe
     float_layers: tuple[str, ...]
     aware: bool
+    rival: Plan | None = None
     engines: dict[str, str]
     photos: Photos
     training: Training | None
@@ -136,6 +138,26 @@ class Plan:
             aware=self.aware if aware is None else aware,
         )
 
+    @property
+    def per_tensor(self) -> Plan:
+        """The plan that quantizes as this one does but for one scale for each weight, and must be faster."""
+        return replace(self, rival=self)
+
+    @property
+    def way(self) -> Way:
+        """How this plan quantizes, for the report."""
+        return Way(
+            recipe=self.recipe.name,
+            aware=self.aware,
+            per_tensor=self.rival is not None,
+            float_layers=self.float_layers,
+        )
+
+    @property
+    def rounding(self) -> CalibrationRecipe:
+        """The recipe that weights are rounded by: that which calibrates, but for one scale where the plan says so."""
+        return self.recipe.model_copy(update={"per_channel": False}) if self.rival else self.recipe
+
     @cached_property
     def qat(self) -> Stage:
         """The stage of quantization-aware training."""
@@ -156,8 +178,9 @@ class Plan:
     @cached_property
     def quantized(self) -> Stage:
         """The stage that makes the graphs below float32."""
+        coarse = self.rival is not None
         by = [self.target.engine.name, *(self.engines.get(name) for name in ("nvidia-modelopt", "nncf"))]
-        return Stage.of("quantized", (), self.calibrated, by, self.lower_precisions, self.float_layers)
+        return Stage.of("quantized", (), self.calibrated, by, self.lower_precisions, self.float_layers, coarse)
 
     @cached_property
     def compiled(self) -> Stage:
@@ -177,7 +200,8 @@ class Plan:
     def judged(self) -> Stage:
         """The stage that decides what ships."""
         rooms = ("quantize", "bench", "pipeline/damage")
-        return Stage.of("judged", rooms, self.answered, self.target.model_dump(), self.settings.strict_budget)
+        rival = self.rival and self.rival.compiled
+        return Stage.of("judged", rooms, self.answered, rival, self.target.model_dump(), self.settings.strict_budget)
 
     @cached_property
     def bundle(self) -> Stage:

@@ -31,6 +31,7 @@ __all__ = [
     "Tried",
     "Tuned",
     "Unseen",
+    "Way",
 ]
 
 
@@ -195,13 +196,28 @@ class Judged(Record):
         return unseen
 
 
-class Tried(Record):
-    """A way to quantize that was judged: its recipe, the layers left in float, whether it was trained
-    quantization-aware, and what was said of it."""
+class Way(Record):
+    """A way to quantize: the recipe, whether the network was trained quantization-aware first, whether each weight has
+    one scale, whatever the recipe says, and the nodes of the core graph that stay in float."""
 
     recipe: str
-    float_layers: tuple[str, ...]
     aware: bool
+    per_tensor: bool
+    float_layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = len(self.float_layers)
+        return (
+            f"recipe {self.recipe}{', after quantization-aware training' * self.aware}"
+            f"{', one scale for each weight' * self.per_tensor}"
+            f"{f', {count} layers in float' if count else ''}"
+        )
+
+
+class Tried(Record):
+    """A way to quantize that was judged, what was said of it, and what it lost on the held-out photos."""
+
+    way: Way
     reason: str
     drops: dict[Precision, Drop]
 
@@ -220,9 +236,9 @@ class BuildReport(Record):
 
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
     precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
-    chosen by. `tried` are the ways to quantize in their order, those of which what ships included; `float_layers` are
-    nodes that were left in float there, and `qat` is the quantization-aware training, None where there was none.
-    `training` is None where the network was trained elsewhere.
+    chosen by. `way` is the way to quantize by which the bundle was made, None where nothing is calibrated; `tried`
+    are all ways in their order, that one among them. `qat` is the quantization-aware training, None where there was
+    none. `training` is None where the network was trained elsewhere.
     """
 
     backbone: str
@@ -237,7 +253,7 @@ class BuildReport(Record):
     calibration: Calibration | None
     accuracy: Accuracies
     tried: tuple[Tried, ...]
-    float_layers: tuple[str, ...]
+    way: Way | None
     qat: Tuned | None
     judged: Judged
     seconds: Seconds

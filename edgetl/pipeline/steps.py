@@ -150,7 +150,7 @@ def quantized(plan: Plan, progress: Progress, folder: Path) -> None:
     statistics = plan.calibrated.read("calibrated", Calibrated).statistics if plan.calibrates else nothing
     batches = image_batches(plan.photos.usable, plan.calibration_photos, plan.faced, BATCH)
     graphs = quantize_for(
-        plan.target.engine.name, core, statistics, batches, plan.recipe, plan.lower_precisions, plan.float_layers
+        plan.target.engine.name, core, statistics, batches, plan.rounding, plan.lower_precisions, plan.float_layers
     )
     for precision, graph in graphs.items():
         write_file(folder / f"{precision}.onnx", graph.SerializeToString(deterministic=True))

@@ -11,14 +11,19 @@ from edgetl.target import TargetProfile
 
 __all__ = ["Candidate", "Verdict", "decide", "is_inside"]
 
+# What is not so many times faster than what could ship already is not worth what it loses.
+WORTH = 1.02
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One artifact that could ship: how much faster than float it is, None where that was not measured on the device's
-    kind of machine, and its classes for the held-out photos, shape (images,)."""
+    kind of machine, its classes for the held-out photos, shape (images,), and how much faster it is than one of its
+    precision that could ship already, None where there is none."""
 
     speed_up: SpeedUp | None
     answers: IntArray
+    over_rival: SpeedUp | None = None
 
 
 class Verdict(Record):
@@ -70,7 +75,7 @@ def decide(
         return verdict("fp32", "float is all that is allowed" if len(allowed) == 1 else f"{target.name} prefers float")
     for precision in allowed[: allowed.index("fp32")] if "fp32" in allowed else allowed:
         if precision in candidates:
-            reason, good = _weigh(precision, drops[precision], candidates[precision].speed_up, target, strict)
+            reason, good = _weigh(precision, candidates[precision], drops[precision], target, strict)
             if good:
                 return verdict(precision, reason)
             refused[precision] = reason
@@ -81,9 +86,10 @@ def decide(
 
 
 def _weigh(
-    precision: Precision, drop: Drop, speed_up: SpeedUp | None, target: TargetProfile, strict: bool
+    precision: Precision, candidate: Candidate, drop: Drop, target: TargetProfile, strict: bool
 ) -> tuple[str, bool]:
     """Return what is to be said of one precision, and whether it may ship."""
+    speed_up, over_rival = candidate.speed_up, candidate.over_rival
     name, budget, only = precision.upper(), target.budget.accuracy_drop_points, target.engine.precisions == (precision,)
     points = f"{abs(drop.points):.2f}" if drop.points else "no"
     low, high = drop.interval
@@ -99,10 +105,20 @@ def _weigh(
     inside = f"inside the budget of {budget:g} points: {change}{coarse if one > budget and not strict else ''}"
     if speed_up is None:
         return f"{name}, whose speed was not measured here, is {inside}", True
-    faster = f"{speed_up.ratio:.2f}x ({speed_up.low:.2f} to {speed_up.high:.2f})"
+    faster = _as_words(speed_up)
     if only:
         return f"{name} is all that may ship, at {faster} the speed of float: {change}", True
     if speed_up.low <= 1.0 and "fp32" in target.engine.precisions:
         return f"{name} is not faster beyond the noise of timing: {faster} the speed of float", False
-    slow = speed_up.low <= 1.0
-    return f"{name} is {faster} {'the speed of float, which may not ship,' if slow else 'faster'} and {inside}", True
+    slow, ahead = speed_up.low <= 1.0, ""
+    if over_rival:
+        ahead = f" ({_as_words(over_rival)} the speed of what could ship before)"
+        if over_rival.low <= 1.0 or over_rival.ratio < WORTH:
+            little = "by little only" if over_rival.low > 1.0 else "not beyond the noise of timing"
+            return f"{name} so quantized is faster {little}{ahead}", False
+    said = "the speed of float, which may not ship," if slow else "faster"
+    return f"{name} is {faster} {said}{ahead} and {inside}", True
+
+
+def _as_words(speed_up: SpeedUp) -> str:
+    return f"{speed_up.ratio:.2f}x ({speed_up.low:.2f} to {speed_up.high:.2f})"

@@ -184,6 +184,21 @@ class TestTheGraph:
         assert not {"Cast", "Div", "Mul"} & set(found)
         assert found.index("DequantizeLinear") < found.index("QuantizeLinear")
 
+    def test_zero_points_of_channels_that_are_all_zero_are_left_out(self) -> None:
+        def counts(graph: onnx.GraphProto) -> list[int]:
+            stored = {tensor.name: tensor for tensor in graph.initializer}
+            by_channels = [
+                node for node in graph.node
+                if node.op_type == "DequantizeLinear" and len(stored[node.input[1]].dims) == 1
+            ]  # fmt: skip
+            return [len(node.input) for node in by_channels]
+
+        model = quantized(convolution())
+        compiled = onnx.load_from_string(compile_graph(model.SerializeToString(), "onnxruntime").content.graph)
+        assert set(counts(model.graph)) == {3}
+        assert len(counts(compiled.graph)) == len(counts(model.graph))
+        assert set(counts(compiled.graph)) == {2}
+
     @pytest.mark.parametrize(("width", "together"), [(33, 1), (34, 2), (36, 4), (40, 8)])
     def test_pixels_are_widened_by_as_many_as_go_into_the_image(self, width: int, together: int) -> None:
         model = quantized(convolution(), reduce_range=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import onnx
 import pytest
 
 from edgetl.bench import summarise
@@ -14,7 +15,7 @@ from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, steps, variants
 from edgetl.pipeline.results import Judged
 from edgetl.recipe import load_recipe
-from edgetl.records import Precision, Quiet
+from edgetl.records import Precision, Quiet, SpeedUp
 from edgetl.target import load_target
 
 WORST = tuple(f"layer{number}" for number in range(26))
@@ -59,7 +60,7 @@ def try_all(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
     return try_all
 
 
-def test_nothing_more_is_tried_where_the_first_recipe_pays(try_all: Callable[..., Any]) -> None:
+def test_no_other_recipe_is_tried_where_the_first_pays(try_all: Callable[..., Any]) -> None:
     tried, ships = try_all({("minmax", ()): 0.4})
     assert tried == [("minmax", ())]
     assert (ships.recipe.name, ships.float_layers) == ("minmax", ())
@@ -166,6 +167,90 @@ def test_layers_go_back_to_float_in_what_loses_too_much_but_is_fast(
     assert variants.choose(seen) is seen[0]
 
 
+class TestPerTensor:
+    """One scale for each weight, which may be faster."""
+
+    @pytest.fixture(autouse=True)
+    def _judge(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Judge that INT8 pays, and does not where it must be faster than a rival."""
+        first = plan.judged.read("judged", Judged)
+        speed_up = SpeedUp(ratio=2.0, low=1.9, high=2.1)
+        pays = first.verdict.model_copy(update={"precision": "int8", "outside": (), "speed_up": speed_up})
+        self.verdicts = {False: pays, True: pays.model_copy(update={"precision": "fp32"})}
+        monkeypatch.setattr(variants, "READS_SCALES", "onnxruntime")
+        monkeypatch.setattr(
+            variants, "judged_of",
+            lambda each: first.model_copy(update={"verdict": self.verdicts[each.rival is not None]}),
+        )  # fmt: skip
+
+    def test_it_is_tried_where_int8_pays_and_shares_all_but_the_rounding(self, plan: Plan) -> None:
+        first, second = variants.variants(plan, Quiet())
+        assert (second.rival, second.way.per_tensor, second.way.recipe) == (first, True, "minmax")
+        assert second.calibrated == first.calibrated
+        assert (second.recipe.per_channel, second.rounding.per_channel) == (True, False)
+        assert second.quantized != first.quantized
+        assert second.judged != first.judged
+
+    def test_it_ships_only_where_it_is_faster(self, plan: Plan) -> None:
+        tried = list(variants.variants(plan, Quiet()))
+        assert variants.choose(tried) is tried[0]
+        self.verdicts[True] = self.verdicts[False]
+        assert variants.choose(tried) is tried[1]
+
+    def test_another_precision_that_would_ship_then_does_not(self, plan: Plan) -> None:
+        tried = list(variants.variants(plan, Quiet()))
+        self.verdicts[True] = self.verdicts[True].model_copy(update={"precision": "bf16"})
+        assert variants.choose(tried) is tried[0]
+
+    @pytest.mark.parametrize(
+        ("engine", "recipe", "speed_up", "precisions"),
+        [
+            ("openvino", {}, ..., ("int8", "fp32")),
+            ("onnxruntime", {"method": "nncf"}, ..., ("int8", "fp32")),
+            ("onnxruntime", {"per_channel": False}, ..., ("int8", "fp32")),
+            ("onnxruntime", {}, None, ("int8", "fp32")),
+            ("onnxruntime", {}, ..., ("int8",)),
+        ],
+        ids=["another engine", "placed by NNCF", "coarse already", "not timed", "forced"],
+    )
+    def test_it_is_not_tried_where_it_cannot_help_or_tell(
+        self, engine: str, recipe: dict[str, Any], speed_up: Any, precisions: tuple[str, ...], plan: Plan,
+        write_target: Callable[..., str],
+    ) -> None:  # fmt: skip
+        if speed_up is None:
+            self.verdicts[False] = self.verdicts[False].model_copy(update={"speed_up": None})
+        target = load_target(write_target(engine=engine, precisions=precisions))
+        seen = variants.variants(replace(plan, target=target, recipe=plan.recipe.model_copy(update=recipe)), Quiet())
+        assert len(list(seen)) == 1
+
+
+def test_one_scale_for_each_weight_is_timed_beside_what_pays_already_and_reported(
+    settings: BuildSettings, write_target: Callable[..., str], lines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[tuple[str, ...]] = []
+
+    def latencies(calls: Any, rounds: int, per_round: int) -> Any:
+        timed.append(tuple(calls))
+        ms = {"fp32": 4.0, "int8": 1.0 if "rival" in calls else 2.0, "rival": 2.0}
+        return {name: summarise([ms[name]] * per_round * rounds) for name in calls}
+
+    monkeypatch.setattr(measure, "interleave", latencies)
+    monkeypatch.setattr(variants, "READS_SCALES", "onnxruntime")
+    bundle = build(settings.model_copy(update={"target": write_target(accuracy_drop_points=99)}), lines)
+    assert set(timed) == {("fp32", "int8"), ("fp32", "int8", "rival")}
+    report = BuildReport.model_validate_json(bundle.read("report.json"))
+    assert report.way == report.tried[1].way
+    assert "4.00x (4.00 to 4.00) faster (2.00x (2.00 to 2.00) the speed of what could ship before)" in (
+        report.judged.verdict.reason
+    )
+    assert any(line.endswith("Next: recipe minmax, one scale for each weight") for line in lines.said)
+    assert "Each weight has one scale, which is faster here" in bundle.read("README.md").decode()
+    graph = onnx.load(bundle.folder / "model.onnx").graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    scales = [stored[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert not any(len(scale.dims) and scale.dims[0] > 1 for scale in scales)
+
+
 class TestFast:
     """What would have been faster than float, had it not been refused."""
 
@@ -196,6 +281,8 @@ class TestAware:
         self, plan: Plan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lost = {"minmax": 3.0, "percentile": 1.0, "entropy": 2.0}
+        monkeypatch.setattr(variants, "_is_too_slow", lambda variant: False)
+        monkeypatch.setattr(variants, "_may_be_faster", lambda variant: False)
         monkeypatch.setattr(variants, "_loses_too_much", lambda variant: not variant.aware)
         monkeypatch.setattr(variants, "_lost", lambda variant: lost[variant.recipe.name])
         seen = list(variants.variants(plan, Quiet()))
@@ -205,7 +292,7 @@ class TestAware:
 
     def test_it_is_not_tried_where_a_recipe_pays(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(variants, "_loses_too_much", lambda variant: False)
-        assert [each.aware for each in variants.variants(plan, Quiet())] == [False]
+        assert not any(each.aware for each in variants.variants(plan, Quiet()))
 
     def test_what_learned_to_bear_the_rounding_ships_and_says_so(
         self, settings: BuildSettings, write_target: Callable[..., str], lines: Any, monkeypatch: pytest.MonkeyPatch
@@ -216,7 +303,8 @@ class TestAware:
         wide = settings.model_copy(update={"target": write_target(accuracy_drop_points=99)})
         bundle = build(wide, lines)
         report = BuildReport.model_validate_json(bundle.read("report.json"))
-        assert [each.aware for each in report.tried] == [False, False, False, True]
+        assert [each.way.aware for each in report.tried] == [False, False, False, True]
+        assert report.way == report.tried[-1].way
         assert report.qat is not None
         assert len(report.qat.history.epochs) == 2
         assert [rung.against for rung in bundle.manifest.ladder] == [
@@ -276,11 +364,13 @@ def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
     bundle = build(strict, lines)
     report = BuildReport.model_validate_json(bundle.read("report.json"))
     assert report.judged.verdict.precision == "fp32"
-    assert [each.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
-    assert [len(each.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
+    assert [each.way.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
+    assert [len(each.way.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
     assert all(len(each.drops) == 1 for each in report.tried)
-    assert report.float_layers == ()
-    assert "Tried too: recipe `percentile`, 0 layers in float: INT8 is outside" in bundle.read("README.md").decode()
+    assert report.way == report.tried[0].way
+    card = bundle.read("README.md").decode()
+    assert "Tried too: recipe percentile: INT8 is outside" in card
+    assert ", 2 layers in float: INT8 is outside" in card
     assert any(line.endswith("Next: recipe percentile") for line in lines.said)
 
     def refuse(*given: object) -> None:

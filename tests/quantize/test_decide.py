@@ -35,7 +35,7 @@ TWICE = faster(2.0)
 
 def judge(
     lost: int, gained: int = 0, photos: int = 1000, budget: float = 0.5, speed_up: SpeedUp | None = TWICE,
-    strict: bool = False,
+    strict: bool = False, over_rival: SpeedUp | None = None,
 ) -> Verdict:  # fmt: skip
     """Return the verdict where INT8 loses and gains so many photos."""
     actual = np.zeros(photos, dtype=np.int64)
@@ -43,7 +43,8 @@ def judge(
     after[:lost] = 1
     before[photos - gained :] = 1
     float_ = Candidate(speed_up=faster(1.0, 0.0), answers=before)
-    return decide({"fp32": float_, "int8": Candidate(speed_up=speed_up, answers=after)}, actual, target(budget), strict)
+    int8 = Candidate(speed_up=speed_up, answers=after, over_rival=over_rival)
+    return decide({"fp32": float_, "int8": int8}, actual, target(budget), strict)
 
 
 def test_int8_that_is_faster_and_inside_the_budget_ships() -> None:
@@ -95,6 +96,30 @@ def test_int8_that_is_slower_ships_where_float_may_not_and_says_so() -> None:
 
 def test_a_small_speed_up_that_is_significant_counts() -> None:
     assert judge(lost=0, speed_up=faster(1.02, 0.01)).precision == "int8"
+
+
+def test_what_is_faster_than_what_could_ship_before_says_by_how_much() -> None:
+    found = judge(lost=4, over_rival=faster(1.05))
+    assert found.precision == "int8"
+    assert found.reason.startswith(
+        "INT8 is 2.00x (1.98 to 2.02) faster (1.05x (1.03 to 1.07) the speed of what could ship before) and inside"
+    )
+
+
+@pytest.mark.parametrize(
+    ("over_rival", "said"),
+    [
+        (
+            faster(1.05, 0.05),
+            "not beyond the noise of timing (1.05x (1.00 to 1.10) the speed of what could ship before",
+        ),
+        (faster(1.01, 0.002), "by little only (1.01x (1.01 to 1.01) the speed of what could ship before"),
+    ],
+)
+def test_what_is_hardly_faster_than_what_could_ship_before_does_not_ship(over_rival: SpeedUp, said: str) -> None:
+    found = judge(lost=4, over_rival=over_rival)
+    assert (found.precision, found.outside) == ("fp32", ())
+    assert found.reason.startswith(f"INT8 so quantized is faster {said}")
 
 
 def test_photos_gained_make_up_for_photos_lost() -> None:
