@@ -1,6 +1,7 @@
-"""Measure how much memory calibration takes beside the network, and that it does not grow with the photos.
+"""Measure how much memory calibration takes beside the network, and that it does not grow with the photos: finding the
+ranges, and equalizing channels where the network allows it.
 
-    python benchmarks/calibration_memory.py [--images 200 5000] [--networks mobilenet_v2 resnet50 vit_b_16]
+    python benchmarks/calibration_memory.py [--images 200 5000] [--networks squeezenet1_1 resnet50 vit_b_16]
 
 Networks of torchvision with random weights, photos of noise at 224 pixels; each calibration in a process of its own.
 What is counted is the peak of the process less what it held before, with the graph loaded; the engine's own copy of the
@@ -22,9 +23,9 @@ import numpy as np
 import onnx
 from recording import save_result
 
-from edgetl.quantize import calibrate
+from edgetl.quantize import calibrate_equalized
 from edgetl.recipe import load_recipe
-from edgetl.records import ImageArray, Preprocess
+from edgetl.records import ImageArray, Preprocess, Quiet
 
 SIDE, BATCH = 224, 16
 RECIPES = ("minmax", "percentile")
@@ -44,15 +45,15 @@ def measure(path: Path, recipe: str, images: int) -> dict[str, float]:
     """Return the megabytes that this process took for one calibration, and the seconds."""
     model = onnx.load(path)
     height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[2:])
-    drawn = np.random.default_rng(0)
 
-    def batches() -> Iterator[ImageArray]:
+    def batches(what: str) -> Iterator[ImageArray]:
+        drawn = np.random.default_rng(0)
         for start in range(0, images, BATCH):
             count = min(BATCH, images - start)
             yield drawn.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
     before, started = peak_mb(), time.perf_counter()
-    calibrate(model, batches(), load_recipe(recipe))
+    calibrate_equalized(model, batches, load_recipe(recipe), Quiet())
     return {"before_mb": before, "grown_mb": peak_mb() - before, "seconds": time.perf_counter() - started}
 
 
@@ -65,7 +66,7 @@ def peak_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[200, 5000])
-    parser.add_argument("--networks", nargs="+", default=["mobilenet_v2", "resnet50", "vit_b_16"])
+    parser.add_argument("--networks", nargs="+", default=["squeezenet1_1", "resnet50", "vit_b_16"])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -34,13 +34,10 @@ from edgetl.pipeline.plan import BATCH, CORE, FEATURES, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
 from edgetl.pipeline.training import qat_tuning_of, rounding_of, tuning_of
-from edgetl.quantize import Statistics, calibrate, equalize_channels, measure_signal, quantize_for, remarks_on
+from edgetl.quantize import Statistics, calibrate, calibrate_equalized, quantize_for, remarks_on
 from edgetl.records import ImageArray, Precision, Progress
 
 __all__ = ["STEPS"]
-
-# Training photos that decide whether equalized channels stay.
-COMPARED_ON = 32
 
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -126,17 +123,11 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
         return progress.track(read, f"{what}, batches", -(-len(items) // BATCH))
 
     core = onnx.load(plan.trained_core)
-    statistics = calibrate(core, batches("calibrating"), plan.recipe)
     if plan.recipe.equalize:
-        equal = equalize_channels(core, batches("equalizing"))
-        if equal != core:
-            ranges = calibrate(equal, batches("calibrating what is equalized"), plan.recipe)
-            (images,) = image_batches(plan.photos.usable, items[:COMPARED_ON], plan.faced, COMPARED_ON)
-            ways = ((core, statistics), (equal, ranges))
-            before, after = (measure_signal(*way, plan.recipe, images) for way in ways)
-            progress.say(f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized")
-            core, statistics = ways[after > before]
+        core, statistics = calibrate_equalized(core, batches, plan.recipe, progress)
         write_file(folder / CORE, core.SerializeToString(deterministic=True))
+    else:
+        statistics = calibrate(core, batches("calibrating"), plan.recipe)
     photos = {item.path.as_posix(): item.sha256 for item in items}
     digest = hashlib.sha256("".join(f"{each}\n" for each in photos.values()).encode()).hexdigest()
     calibration = Calibration(recipe=plan.recipe.name, photos=photos, sha256=digest, remarks=remarks)

@@ -2,7 +2,7 @@
 
 from edgetl.quantize.by_engine import always_float, quantize_for
 from edgetl.quantize.decide import Candidate, Verdict, decide, is_inside
-from edgetl.quantize.equalize import equalize_channels
+from edgetl.quantize.equalize import calibrate_equalized, equalize_channels
 from edgetl.quantize.ranges import Statistics, calibrate
 from edgetl.quantize.select import remarks_on, select_items
 from edgetl.quantize.sensitivity import measure_signal, rank_layers
@@ -13,6 +13,7 @@ __all__ = [
     "Verdict",
     "always_float",
     "calibrate",
+    "calibrate_equalized",
     "decide",
     "equalize_channels",
     "is_inside",

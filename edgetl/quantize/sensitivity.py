@@ -22,6 +22,8 @@ __all__ = ["measure_signal", "rank_layers"]
 RANKED = {"Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"}
 # Stands for the power of logits that are zero.
 LEAST = 1e-30
+# Images that go through a graph at once: its activations are all that memory holds of them.
+AT_ONCE = 4
 
 
 def rank_layers(
@@ -68,8 +70,8 @@ def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
     # As ONNX defines it: ONNX Runtime's integer kernels round as the processor lets them.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    logits: FloatArray = session.run(None, feed_of(model, images))[0]
-    return logits
+    parts = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
+    return np.concatenate([session.run(None, feed_of(model, part))[0] for part in parts])
 
 
 def _decibels(expected: FloatArray, found: FloatArray) -> float:

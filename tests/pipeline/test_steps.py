@@ -11,31 +11,29 @@ import pytest
 from edgetl.bundle import Bundle
 from edgetl.pipeline import BuildSettings, make_plan, steps
 from edgetl.pipeline.plan import CORE
+from edgetl.pipeline.results import Calibrated
+from edgetl.quantize import Statistics
 from edgetl.records import Quiet
 
 
 class TestCalibrated:
-    """Channels are equalized where INT8 leaves more signal then."""
+    """The step that finds ranges, and may equalize channels."""
 
-    @pytest.mark.parametrize(
-        ("before", "after", "kept"), [(22.1, 26.2, True), (33.3, 32.3, False), (30.0, 30.0, False)]
-    )
-    def test_the_better_graph_is_quantized(
-        self, before: float, after: float, kept: bool, built: Bundle, settings: BuildSettings, lines: Any,
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
-        def mark(model: onnx.ModelProto, batches: Any) -> onnx.ModelProto:
-            assert sum(len(images) for images in batches) == len(plan.calibration_photos)
-            marked = onnx.ModelProto.FromString(model.SerializeToString())
-            marked.doc_string = "equalized"
-            return marked
+    def test_the_graph_that_is_to_be_quantized_is_kept(
+        self, built: Bundle, settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def mark(model: onnx.ModelProto, read: Any, *others: Any) -> tuple[onnx.ModelProto, Statistics]:
+            for what in ("once", "and again"):
+                assert sum(len(images) for images in read(what)) == len(plan.calibration_photos)
+            model.doc_string = "equalized"
+            return model, Statistics(ranges={"image": (0.0, 0.5)}, means={})
 
-        plan, signals = make_plan(settings, Quiet()), iter([before, after])
-        monkeypatch.setattr(steps, "equalize_channels", mark)
-        monkeypatch.setattr(steps, "measure_signal", lambda *given: next(signals))
-        steps.calibrated(plan, lines, tmp_path)
-        assert (onnx.load(tmp_path / CORE).doc_string == "equalized") is kept
-        assert f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized" in lines.said
+        plan = make_plan(settings, Quiet())
+        monkeypatch.setattr(steps, "calibrate_equalized", mark)
+        steps.calibrated(plan, Quiet(), tmp_path)
+        assert onnx.load(tmp_path / CORE).doc_string == "equalized"
+        found = Calibrated.model_validate_json((tmp_path / "calibrated.json").read_bytes())
+        assert found.statistics.ranges == {"image": (0.0, 0.5)}
 
     def test_a_recipe_may_leave_channels_as_they_are(
         self, built: Bundle, settings: BuildSettings, tmp_path: Path

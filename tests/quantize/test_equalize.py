@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,10 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import feed_of
-from edgetl.quantize import equalize_channels
+from edgetl.quantize import Statistics, calibrate, calibrate_equalized, equalize, equalize_channels
+from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray
 
 SIDE, CLASSES = 16, 3
+RECIPE = CalibrationRecipe(schema=1, name="plain", description="-", method="minmax", images=40)
 make = helper.make_node
 
 
@@ -143,3 +147,43 @@ def test_a_graph_without_such_layers_stays() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     assert equalize_channels(model, [photos()]) == model
+
+
+class TestCalibrate:
+    """Channels are equalized where INT8 leaves more signal then."""
+
+    @pytest.mark.parametrize(
+        ("before", "after", "kept"), [(22.1, 26.2, True), (33.3, 32.3, False), (30.0, 30.0, False)]
+    )
+    def test_the_better_graph_stays_with_its_own_ranges(
+        self, before: float, after: float, kept: bool, lines: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        signals, compared = iter([before, after]), []
+
+        def measure(model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: Any) -> float:
+            compared.append(images)
+            return next(signals)
+
+        monkeypatch.setattr(equalize, "measure_signal", measure)
+        model, parts = network(), [photos(20), photos(20, seed=1)]
+        graph, statistics = calibrate_equalized(model, lambda what: iter(parts), RECIPE, lines)
+        equal = equalize_channels(model, parts)
+        assert graph == (equal if kept else model) != (model if kept else equal)
+        assert statistics == calibrate(graph, parts, RECIPE)
+        assert lines.said == [f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized"]
+        np.testing.assert_array_equal(compared, [np.concatenate(parts)[:32]] * 2)
+
+    def test_a_graph_that_has_nothing_to_equalize_is_calibrated_once(self, lines: Any) -> None:
+        asked = []
+
+        def read(what: str) -> list[ImageArray]:
+            asked.append(what)
+            return [photos()]
+
+        plain = network(make("GlobalAveragePool", ["mixed"], ["means"]), make("Flatten", ["means"], ["logits"]))
+        for node in plain.graph.node:
+            if node.op_type == "Relu":
+                node.op_type = "Sigmoid"
+        graph, statistics = calibrate_equalized(plain, read, RECIPE, lines)
+        assert (graph, statistics) == (plain, calibrate(plain, [photos()], RECIPE))
+        assert (asked, lines.said) == (["calibrating", "equalizing"], [])
