@@ -39,7 +39,7 @@ class CalibrationRecipe(Record):
     @model_validator(mode="after")
     def _check(self) -> CalibrationRecipe:
         by_nncf = self.method == "nncf"
-        for key in ("per_channel", "reduce_range") if by_nncf else ("preset", "transformer"):
+        for key in ("per_channel", "reduce_range", "equalize") if by_nncf else ("preset", "transformer"):
             if key in self.model_fields_set:
                 whose = "NNCF chooses that itself" if by_nncf else "only NNCF has that"
                 raise ValueError(f'{key} is set, but method is "{self.method}": {whose}')

@@ -79,6 +79,7 @@ def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path) -> None:
         ("images = 10\n", "", r"images is missing"),
         ("seed = 3", "transformer = true", r'transformer is set, but method is "minmax": only NNCF has that'),
         ('"minmax"', '"nncf"\nreduce_range = true', r'reduce_range is set, but method is "nncf": NNCF chooses that'),
+        ('"minmax"', '"nncf"\nequalize = true', r'equalize is set, but method is "nncf": NNCF chooses that'),
         ('"random"', '"first"', r"select: Input should be 'balanced', 'diverse' or 'random', found 'first'"),
         ("schema = 1", "schema = 2", r"schema: Input should be 1, found 2"),
         ('"mine"', '"Mine"', r"name: String should match pattern .*, found 'Mine'"),

@@ -203,6 +203,8 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
     for one in report.tried:
         if len(report.tried) > 1:
             out.print(f"tried      {one.way}: {one.reason}")
+    if report.way and report.way.float_layers:
+        out.print(f"in float   {', '.join(report.way.float_layers)}")
     out.print(f"{judged.verdict.reason}.")
     if judged.measured[0].latency:
         machine = judged.machine

@@ -12,7 +12,6 @@ from edgetl.target import ENGINE_KINDS
 
 __all__ = ["model_card", "on_device"]
 
-# Said of a way to quantize.
 # What is good to know of an engine beside.
 _NEXT_STEPS = {
     "tensorrt": """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Literal
@@ -24,10 +25,10 @@ from edgetl.metrics import compare_paired
 from edgetl.pipeline.artifacts import run_core, tolerance
 from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import Exported
-from edgetl.records import FloatArray, ImageArray, Progress
+from edgetl.records import FloatArray, ImageArray, Precision, Progress
 from edgetl.runtime import PLANNED, Predictor, Session, open_session
 
-__all__ = ["LOOKED_AT", "prove_bundle", "prove_float", "prove_quantized"]
+__all__ = ["LOOKED_AT", "answer_as_defined", "prove_bundle", "prove_float", "prove_quantized"]
 
 # Photos that the first layer to part is found by.
 LOOKED_AT = 2
@@ -55,7 +56,7 @@ def prove_float(plan: Plan, name: Literal["faced", "artifact"], session: Session
 
 
 def prove_quantized(
-    plan: Plan, artifact: Artifact, answered_by: Artifact, logits: FloatArray, progress: Progress
+    plan: Plan, artifact: Artifact, session: Session, logits: FloatArray, progress: Progress
 ) -> tuple[Rung, ...]:
     """Return the rungs of an artifact below float32: its graph as ONNX defines it against float, then the engine
     against that, where the engine is here; before them, where the network was trained quantization-aware, how its
@@ -64,7 +65,7 @@ def prove_quantized(
     Args:
         plan: whose quantizing stage is done.
         artifact: as the target runs it.
-        answered_by: what answered for it here.
+        session: what answered for it here; it may be closed.
         logits: its answers for `photos.proving`.
         progress: counts them.
 
@@ -72,14 +73,11 @@ def prove_quantized(
         ParityError: the engine does not compute the graph; names the first layer that parts.
     """
     precision, limit = artifact.precision, tolerance(artifact)
-    # bfloat16 is the engine's own: its graph is float32.
-    written = "fp32" if precision == "bf16" else precision
-    exact, rows = logits, plan.photos.rows_of(plan.photos.proving)
+    written, exact, rows = _written(precision), logits, plan.photos.rows_of(plan.photos.proving)
+    answered_by, otherwise = session.artifact, ", in float32" if session.degraded else ""
     runs_here = answered_by.engine == artifact.engine
     if runs_here:
-        graph = {"exact": CoreSession(plan.core_of(precision).read_bytes())}
-        what = f"answering in {written}, as ONNX defines it"
-        exact = answer_all(graph, plan.read_kept(rows), len(rows), what, progress)["exact"]
+        exact = answer_as_defined(plan, precision, rows, progress)
     quantized = Rung(
         name="quantized",
         answered_by=f"{written} as ONNX defines it" if runs_here else f"{written}, computed in float32",
@@ -91,13 +89,25 @@ def prove_quantized(
         return (*before, quantized)
     rung = Rung(
         name="artifact",
-        answered_by=f"{precision} on {answered_by.engine}, {answered_by.execution.device}",
+        answered_by=f"{precision} on {answered_by.engine}, {answered_by.execution.device}{otherwise}",
         against=quantized.answered_by,
         parity=measure_parity(exact, logits, limit),
     )
     drop = compare_paired(exact.argmax(axis=1), logits.argmax(axis=1), labels_of(plan.photos.proving))
     find_layer = partial(_parted_layer, plan, answered_by, ROUNDED)
     return *before, quantized, check_engine(rung, limit, drop, find_layer)
+
+
+def answer_as_defined(plan: Plan, precision: Precision, rows: Sequence[int], progress: Progress) -> FloatArray:
+    """Return the logits that a precision's core graph gives for these of the kept photos, as ONNX defines it."""
+    graph = {precision: CoreSession(plan.core_of(precision).read_bytes())}
+    what = f"answering in {_written(precision)}, as ONNX defines it"
+    return answer_all(graph, plan.read_kept(rows), len(rows), what, progress)[precision]
+
+
+def _written(precision: Precision) -> Precision:
+    """Return the precision of the core graph that another is computed by: bfloat16 is the engine's own."""
+    return "fp32" if precision == "bf16" else precision
 
 
 def prove_bundle(plan: Plan, bundle: Bundle) -> None:

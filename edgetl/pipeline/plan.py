@@ -136,6 +136,7 @@ class Plan:
             recipe=recipe or self.recipe,
             float_layers=float_layers,
             aware=self.aware if aware is None else aware,
+            rival=None,
         )
 
     @property

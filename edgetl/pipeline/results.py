@@ -207,10 +207,10 @@ class Way(Record):
 
     def __str__(self) -> str:
         count = len(self.float_layers)
+        left = f", {count} layer{'s' * (count > 1)} in float" if count else ""
         return (
             f"recipe {self.recipe}{', after quantization-aware training' * self.aware}"
-            f"{', one scale for each weight' * self.per_tensor}"
-            f"{f', {count} layers in float' if count else ''}"
+            f"{', one scale for each weight' * self.per_tensor}{left}"
         )
 
 

@@ -39,6 +39,9 @@ from edgetl.records import ImageArray, Precision, Progress
 
 __all__ = ["STEPS"]
 
+# Training photos that decide whether equalized channels stay.
+COMPARED_ON = 32
+
 
 def check(plan: Plan, progress: Progress, folder: Path) -> None:
     """Open every photo; name the bad ones, and the pictures that occur twice or are trained on and measured on."""
@@ -124,7 +127,8 @@ def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:
 
     core = onnx.load(plan.trained_core)
     if plan.recipe.equalize:
-        core, statistics = calibrate_equalized(core, batches, plan.recipe, progress)
+        sample = image_batches(plan.photos.usable, items[:COMPARED_ON], plan.faced, BATCH)
+        core, statistics = calibrate_equalized(core, batches, sample, plan.recipe, progress)
         write_file(folder / CORE, core.SerializeToString(deterministic=True))
     else:
         statistics = calibrate(core, batches("calibrating"), plan.recipe)

@@ -60,4 +60,5 @@ def rounding_of(engine: str, recipe: CalibrationRecipe) -> Rounding:
     """Return how what quantizes for an engine by a recipe rounds, for quantization-aware training."""
     if engine == PLANNED:
         return Rounding(in_pairs=False, per_channel=True, symmetric=True)
-    return Rounding(in_pairs=recipe.reduce_range, per_channel=recipe.per_channel, symmetric=False)
+    symmetric = recipe.method == "nncf" and recipe.preset == "performance"
+    return Rounding(in_pairs=recipe.reduce_range, per_channel=recipe.per_channel, symmetric=symmetric)

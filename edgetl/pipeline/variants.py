@@ -48,12 +48,14 @@ def _until_it_pays(plan: Plan, progress: Progress, force: bool) -> Iterator[Plan
         return
     tried = [plan]
     # TensorRT takes minutes to make a plan.
-    for recipe in () if plan.target.engine.name == PLANNED else plan.recipes[1:]:
-        if _loses_too_much(tried[-1]) or (recipe.method == PLACES and _is_too_slow(tried[-1])):
+    others = () if plan.target.engine.name == PLANNED else plan.recipes[1:]
+    for recipe in others if _asks_for_more(plan) else ():
+        alike = [each for each in tried if (each.recipe.method == PLACES) == (recipe.method == PLACES)]
+        if not alike or _loses_too_much(alike[-1]):
             tried.append(plan.vary(recipe))
             yield tried[-1]
-    if _pays(tried[-1]):
-        return
+            if not _asks_for_more(tried[-1]):
+                return
     if fast := [each for each in tried if _loses_too_much(each) and _is_fast(each)]:
         yield from _remedies(min(fast, key=_lost), progress, force)
     elif plan.settings.qat:
@@ -91,20 +93,26 @@ def judged_of(plan: Plan) -> Judged:
 
 
 def _pays(plan: Plan) -> bool:
-    """Say whether what the target prefers was not refused, but for what it prefers less; and whether what was to be
-    faster than a rival is."""
-    if plan.rival and judged_of(plan).verdict.precision != judged_of(plan.rival).verdict.precision:
+    """Say whether something was chosen that was not refused, nor what the target prefers to it; and whether what was to
+    be faster than a rival is."""
+    verdict = judged_of(plan).verdict
+    if plan.rival and verdict.precision != judged_of(plan.rival).verdict.precision:
         return False
-    return not (_loses_too_much(plan) or _is_too_slow(plan))
+    return verdict.precision not in verdict.outside and not _asks_for_more(plan)
 
 
 def _may_be_faster(plan: Plan) -> bool:
-    """Say whether what ships was timed, was chosen here and not by the user, and has a scale for each channel on an
-    engine that is slower for it."""
+    """Say whether INT8 pays, was timed beside a float that may ship in its place, and has a scale for each channel on
+    an engine that is slower for it."""
     verdict, engine, recipe = judged_of(plan).verdict, plan.target.engine, plan.recipe
     by_channels = engine.name == READS_SCALES and recipe.per_channel and recipe.method != PLACES
-    chosen = verdict.precision == "int8" and len(engine.precisions) > 1
-    return by_channels and chosen and verdict.speed_up is not None and _pays(plan)
+    chosen = verdict.precision == "int8" and verdict.speed_up is not None and "fp32" in engine.precisions
+    return by_channels and chosen and _pays(plan)
+
+
+def _asks_for_more(plan: Plan) -> bool:
+    """Say whether quantizing otherwise may help: what the target prefers was refused for something else."""
+    return _loses_too_much(plan) or _is_too_slow(plan)
 
 
 def _loses_too_much(plan: Plan) -> bool:
@@ -115,10 +123,10 @@ def _loses_too_much(plan: Plan) -> bool:
 
 
 def _is_too_slow(plan: Plan) -> bool:
-    """Say whether float ships, and something was refused for its speed: other ranges do not help that, but pairs of
-    Q/DQ at other places may."""
+    """Say whether what the target prefers was refused for its speed: other ranges do not help that, but pairs of Q/DQ
+    at other places may."""
     verdict, preferred = judged_of(plan).verdict, plan.target.engine.precisions[0]
-    return verdict.precision == "fp32" != preferred and preferred not in verdict.outside
+    return preferred not in {"fp32", verdict.precision, *verdict.outside}
 
 
 def _is_fast(plan: Plan) -> bool:

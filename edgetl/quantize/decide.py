@@ -110,14 +110,12 @@ def _weigh(
         return f"{name} is all that may ship, at {faster} the speed of float: {change}", True
     if speed_up.low <= 1.0 and "fp32" in target.engine.precisions:
         return f"{name} is not faster beyond the noise of timing: {faster} the speed of float", False
-    slow, ahead = speed_up.low <= 1.0, ""
-    if over_rival:
-        ahead = f" ({_as_words(over_rival)} the speed of what could ship before)"
-        if over_rival.low <= 1.0 or over_rival.ratio < WORTH:
-            little = "by little only" if over_rival.low > 1.0 else "not beyond the noise of timing"
-            return f"{name} so quantized is faster {little}{ahead}", False
-    said = "the speed of float, which may not ship," if slow else "faster"
-    return f"{name} is {faster} {said}{ahead} and {inside}", True
+    times = f"{_as_words(over_rival)} the speed of what could ship before" if over_rival else ""
+    if over_rival and (over_rival.low <= 1.0 or over_rival.ratio < WORTH):
+        little = "hardly faster" if over_rival.low > 1.0 else "not faster beyond the noise of timing"
+        return f"{name} so quantized is {little}: {times}", False
+    said = "the speed of float, which may not ship," if speed_up.low <= 1.0 else "faster"
+    return f"{name} is {faster} {said}{f' ({times})' if times else ''} and {inside}", True
 
 
 def _as_words(speed_up: SpeedUp) -> str:

@@ -57,11 +57,15 @@ def rank_layers(
 
 
 def measure_signal(
-    model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: ImageArray
+    original: onnx.ModelProto,
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    recipe: CalibrationRecipe,
+    images: ImageArray,
 ) -> float:
-    """Return the signal-to-noise ratio of the logits, in decibels, once a graph is quantized as ONNX Runtime takes it;
-    infinite where they stay. The arguments are those of `rank_layers`."""
-    return _decibels(_answer(model, images), _answer(quantize_graph(model, statistics, recipe), images))
+    """Return the signal-to-noise ratio of a graph's logits, in decibels, once another that is to compute the same is
+    quantized as ONNX Runtime takes it; infinite where they stay. The others are those of `rank_layers`."""
+    return _decibels(_answer(original, images), _answer(quantize_graph(model, statistics, recipe), images))
 
 
 def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:

@@ -83,6 +83,8 @@ class OpenVinoSession:
     def __init__(self, model: ModelContent, artifact: Artifact) -> None:
         self.artifact = artifact
         self.degraded: str | None = None
+        if artifact.precision == "bf16" and not _has_bfloat16(the_core("run this bundle")):
+            self.degraded = "this CPU has no bfloat16, so that float32 answers"
         self._compiled: _Compiled | None = _Compiled(model, artifact)
 
     def run(self, images: ImageArray) -> FloatArray:
@@ -141,8 +143,7 @@ def _options(core: Any, artifact: Artifact) -> dict[str, Any]:
     """
     how = artifact.execution
     halved = how.device == "npu" or (how.device == "gpu" and artifact.precision != "fp32")
-    shortened = artifact.precision == "bf16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    plain = "bf16" if shortened else "f32"
+    plain = "bf16" if artifact.precision == "bf16" and _has_bfloat16(core) else "f32"
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": how.hint.upper(),
         "INFERENCE_PRECISION_HINT": "f16" if halved else plain,
@@ -154,6 +155,11 @@ def _options(core: Any, artifact: Artifact) -> dict[str, Any]:
             (cache_folder() / "openvino").mkdir(parents=True, exist_ok=True)
             options["CACHE_DIR"] = str(cache_folder() / "openvino")
     return options
+
+
+def _has_bfloat16(core: Any) -> bool:
+    """Say whether the CPU plugin computes in bfloat16 here."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _described(port: Any) -> Port:

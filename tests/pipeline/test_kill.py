@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from edgetl.bench import summarise
 from edgetl.pipeline import measure
 measure.interleave = lambda calls, rounds, each: {
-    name: summarise([2.0 if name == "fp32" else 1.0] * rounds) for name in calls
+    name: summarise([2.0 if name == "fp32" else 1.0] * rounds * each) for name in calls
 }
 from edgetl.cli.app import main
 main()

@@ -167,6 +167,63 @@ def test_layers_go_back_to_float_in_what_loses_too_much_but_is_fast(
     assert variants.choose(seen) is seen[0]
 
 
+class TestRefusals:
+    """What was refused, though something else may ship in its place."""
+
+    @pytest.fixture
+    def walk(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str], Plan]]:
+        """Return a function that walks the variants of a plan, given what ships of each way and what was outside the
+        budget: it gives what was tried, and what ships."""
+        monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
+        first = plan.judged.read("judged", Judged)
+        int8 = first.of("int8")
+
+        def walk(plan: Plan, found: dict[str, tuple[str, tuple[str, ...]]]) -> tuple[list[str], Plan]:
+            def judge(variant: Plan) -> Judged:
+                ships, outside = found.get(str(variant.way).removeprefix("recipe "), found["else"])
+                verdict = first.verdict.model_copy(update={"precision": ships, "outside": outside})
+                others = [int8.model_copy(update={"precision": each}) for each in ("int8", "bf16", "fp16", "int8+fp16")]
+                return first.model_copy(update={"verdict": verdict, "measured": (first.of("fp32"), *others)})
+
+            monkeypatch.setattr(variants, "judged_of", judge)
+            seen = list(variants.variants(plan, Quiet()))
+            return [str(each.way).removeprefix("recipe ") for each in seen], variants.choose(seen)
+
+        return walk
+
+    @pytest.fixture
+    def intel(self, plan: Plan, write_target: Callable[..., str]) -> Plan:
+        target = load_target(write_target(engine="openvino", precisions=("int8", "bf16", "fp32")))
+        recipes = tuple(load_recipe(name) for name in ("minmax", "nncf", "percentile"))
+        settings = plan.settings.model_copy(update={"qat": 2})
+        return replace(plan, target=target, recipes=recipes, settings=settings)
+
+    def test_other_ranges_are_tried_where_they_were_lacking_though_other_pairs_were_slow(
+        self, intel: Plan, walk: Callable[..., tuple[list[str], Plan]]
+    ) -> None:
+        tried, ships = walk(
+            intel,
+            {"minmax": ("bf16", ("int8",)), "nncf": ("bf16", ()), "percentile": ("int8", ()), "else": ("fp32", ())},
+        )
+        assert tried == ["minmax", "nncf", "percentile"]
+        assert ships.recipe.name == "percentile"
+
+    def test_bfloat16_ships_of_the_network_as_it_was_where_int8_is_too_slow_in_the_end(
+        self, intel: Plan, walk: Callable[..., tuple[list[str], Plan]]
+    ) -> None:
+        tried, ships = walk(intel, {"minmax, 1 layer in float": ("bf16", ()), "else": ("bf16", ("int8",))})
+        assert tried[-2:] == ["minmax, after quantization-aware training", "minmax, 1 layer in float"]
+        assert str(ships.way) == "recipe minmax"
+
+    def test_what_is_outside_the_budget_after_training_does_not_ship_in_place_of_what_is_inside(
+        self, plan: Plan, write_target: Callable[..., str], walk: Callable[..., tuple[list[str], Plan]]
+    ) -> None:
+        target = load_target(write_target(engine="tensorrt", precisions=("int8+fp16", "fp16")))
+        jetson = replace(plan, target=target, settings=plan.settings.model_copy(update={"qat": 2}))
+        tried, ships = walk(jetson, {"minmax": ("fp16", ("int8+fp16",)), "else": ("fp16", ("int8+fp16", "fp16"))})
+        assert (len(tried), ships.aware) == (2, False)
+
+
 class TestPerTensor:
     """One scale for each weight, which may be faster."""
 
@@ -210,8 +267,9 @@ class TestPerTensor:
             ("onnxruntime", {"per_channel": False}, ..., ("int8", "fp32")),
             ("onnxruntime", {}, None, ("int8", "fp32")),
             ("onnxruntime", {}, ..., ("int8",)),
+            ("onnxruntime", {}, ..., ("int8", "fp16")),
         ],
-        ids=["another engine", "placed by NNCF", "coarse already", "not timed", "forced"],
+        ids=["another engine", "placed by NNCF", "coarse already", "not timed", "forced", "no float"],
     )
     def test_it_is_not_tried_where_it_cannot_help_or_tell(
         self, engine: str, recipe: dict[str, Any], speed_up: Any, precisions: tuple[str, ...], plan: Plan,
@@ -224,31 +282,37 @@ class TestPerTensor:
         assert len(list(seen)) == 1
 
 
+@pytest.mark.parametrize("wins", [True, False])
 def test_one_scale_for_each_weight_is_timed_beside_what_pays_already_and_reported(
-    settings: BuildSettings, write_target: Callable[..., str], lines: Any, monkeypatch: pytest.MonkeyPatch
+    wins: bool, settings: BuildSettings, write_target: Callable[..., str], lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[tuple[str, ...]] = []
 
     def latencies(calls: Any, rounds: int, per_round: int) -> Any:
         timed.append(tuple(calls))
-        ms = {"fp32": 4.0, "int8": 1.0 if "rival" in calls else 2.0, "rival": 2.0}
+        ms = {"fp32": 4.0, "int8": 1.0 if wins and "rival" in calls else 2.0, "rival": 2.0}
         return {name: summarise([ms[name]] * per_round * rounds) for name in calls}
 
     monkeypatch.setattr(measure, "interleave", latencies)
     monkeypatch.setattr(variants, "READS_SCALES", "onnxruntime")
-    bundle = build(settings.model_copy(update={"target": write_target(accuracy_drop_points=99)}), lines)
+    wide = settings.model_copy(update={"target": write_target(accuracy_drop_points=90 + wins)})
+    bundle = build(wide, lines)
     assert set(timed) == {("fp32", "int8"), ("fp32", "int8", "rival")}
     report = BuildReport.model_validate_json(bundle.read("report.json"))
-    assert report.way == report.tried[1].way
-    assert "4.00x (4.00 to 4.00) faster (2.00x (2.00 to 2.00) the speed of what could ship before)" in (
-        report.judged.verdict.reason
-    )
+    assert report.way == report.tried[wins].way
     assert any(line.endswith("Next: recipe minmax, one scale for each weight") for line in lines.said)
-    assert "Each weight has one scale, which is faster here" in bundle.read("README.md").decode()
+    build(wide, lines)
+    assert lines.said[-1].endswith("is up to date")
+    card = bundle.read("README.md").decode()
+    assert ("Each weight has one scale, which is faster here" in card) == wins
+    ahead = "4.00x (4.00 to 4.00) faster (2.00x (2.00 to 2.00) the speed of what could ship before)"
+    behind = "INT8 so quantized is not faster beyond the noise of timing: 1.00x (1.00 to 1.00) the speed of what could"
+    assert (ahead if wins else behind) in report.tried[1].reason
+    assert (f"Tried too: recipe minmax, one scale for each weight: {behind}" in card) == (not wins)
     graph = onnx.load(bundle.folder / "model.onnx").graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     scales = [stored[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
-    assert not any(len(scale.dims) and scale.dims[0] > 1 for scale in scales)
+    assert any(len(scale.dims) and scale.dims[0] > 1 for scale in scales) == (not wins)
 
 
 class TestFast:
@@ -277,12 +341,16 @@ class TestAware:
     def settings(self, settings: BuildSettings) -> BuildSettings:
         return settings.model_copy(update={"qat": 1})
 
+    @pytest.fixture(autouse=True)
+    def _slow_never_and_paying_where_aware(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(variants, "_is_too_slow", lambda variant: False)
+        monkeypatch.setattr(variants, "_may_be_faster", lambda variant: False)
+        monkeypatch.setattr(variants, "_pays", lambda variant: variant.aware)
+
     def test_it_is_tried_after_the_recipes_by_the_best_of_them(
         self, plan: Plan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lost = {"minmax": 3.0, "percentile": 1.0, "entropy": 2.0}
-        monkeypatch.setattr(variants, "_is_too_slow", lambda variant: False)
-        monkeypatch.setattr(variants, "_may_be_faster", lambda variant: False)
         monkeypatch.setattr(variants, "_loses_too_much", lambda variant: not variant.aware)
         monkeypatch.setattr(variants, "_lost", lambda variant: lost[variant.recipe.name])
         seen = list(variants.variants(plan, Quiet()))

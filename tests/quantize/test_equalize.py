@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import feed_of
-from edgetl.quantize import Statistics, calibrate, calibrate_equalized, equalize, equalize_channels
+from edgetl.quantize import calibrate, calibrate_equalized, equalize, equalize_channels
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray
 
@@ -138,6 +138,20 @@ def test_what_something_else_reads_stays(last: list[onnx.NodeProto], kept: set[s
     assert {"squeeze", "squeeze_bias"} <= found or "right" in kept
 
 
+def test_a_graph_that_holds_another_stays_for_that_may_read_its_channels() -> None:
+    pooled = [make("GlobalAveragePool", ["mixed"], ["means"]), make("Flatten", ["means"], ["flat"])]
+    classified = make("Gemm", ["flat", "head"], ["plain"], transB=1)
+    assert changed(network(*pooled, classified, make("Identity", ["plain"], ["logits"])))
+    model = network(*pooled, classified)
+    branch = helper.make_graph(
+        [make("ReduceMax", ["b"], ["most"], keepdims=0), make("Add", ["plain", "most"], ["more"])], "branch", [],
+        [helper.make_tensor_value_info("more", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.append(make("If", ["always"], ["logits"], then_branch=branch, else_branch=branch))
+    assert not changed(model)
+
+
 def test_a_graph_without_such_layers_stays() -> None:
     graph = helper.make_graph(
         [make("GlobalAveragePool", ["image"], ["logits"])],
@@ -160,18 +174,19 @@ class TestCalibrate:
     ) -> None:
         signals, compared = iter([before, after]), []
 
-        def measure(model: onnx.ModelProto, statistics: Statistics, recipe: CalibrationRecipe, images: Any) -> float:
-            compared.append(images)
+        def measure(original: onnx.ModelProto, *way: Any) -> float:
+            compared.append(way[-1])
+            assert original == model
             return next(signals)
 
         monkeypatch.setattr(equalize, "measure_signal", measure)
         model, parts = network(), [photos(20), photos(20, seed=1)]
-        graph, statistics = calibrate_equalized(model, lambda what: iter(parts), RECIPE, lines)
+        graph, statistics = calibrate_equalized(model, lambda what: iter(parts), iter(parts[1:]), RECIPE, lines)
         equal = equalize_channels(model, parts)
         assert graph == (equal if kept else model) != (model if kept else equal)
         assert statistics == calibrate(graph, parts, RECIPE)
         assert lines.said == [f"signal that INT8 leaves: {before:.1f} dB, {after:.1f} dB with channels equalized"]
-        np.testing.assert_array_equal(compared, [np.concatenate(parts)[:32]] * 2)
+        np.testing.assert_array_equal(compared, [parts[1]] * 2)
 
     def test_a_graph_that_has_nothing_to_equalize_is_calibrated_once(self, lines: Any) -> None:
         asked = []
@@ -184,6 +199,6 @@ class TestCalibrate:
         for node in plain.graph.node:
             if node.op_type == "Relu":
                 node.op_type = "Sigmoid"
-        graph, statistics = calibrate_equalized(plain, read, RECIPE, lines)
+        graph, statistics = calibrate_equalized(plain, read, iter(()), RECIPE, lines)
         assert (graph, statistics) == (plain, calibrate(plain, [photos()], RECIPE))
         assert (asked, lines.said) == (["calibrating", "equalizing"], [])

@@ -130,8 +130,10 @@ def test_bfloat16_is_asked_for_where_the_artifact_says_so_and_the_cpu_has_it(
     artifact = Artifact(
         path="m.xml", weights="m.bin", engine="openvino", precision=precision, input=made.input, output=made.output
     )
-    on_openvino.open_session(made.content, artifact)
+    session = on_openvino.open_session(made.content, artifact)
     assert [each["INFERENCE_PRECISION_HINT"] for each in asked] == [computed]
+    stands_in = precision == "bf16" != computed
+    assert session.degraded == ("this CPU has no bfloat16, so that float32 answers" if stands_in else None)
 
 
 def test_threads_that_come_at_once_get_the_same_core() -> None:
