@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -236,7 +236,6 @@ class TestRefusals:
             with pytest.raises(DataError, match=message):
                 open_photo(source)
 
-    @settings(deadline=None)  # a busy machine is no fault of a photo
     @given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "GIF"]))
     def test_damaged_bytes_end_as_a_photo_or_a_data_error(self, damage: bytes, where: int, file_format: str) -> None:
         data = encode(noise(12, 9), file_format)
