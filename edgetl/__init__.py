@@ -34,12 +34,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'edgetl' has no attribute {name!r}")
     from importlib import import_module
 
-    from edgetl.errors import missing_library
-
-    try:
-        return getattr(import_module(_ROOMS[name]), name)
-    except ModuleNotFoundError as error:
-        raise missing_library(str(error.name), "train", "build") from None
+    return getattr(import_module(_ROOMS[name]), name)
 
 
 def __dir__() -> list[str]:

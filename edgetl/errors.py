@@ -126,7 +126,7 @@ def missing_library(library: str, extra: str, purpose: str) -> MissingError:
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return up to `count` known names that resemble `name`, as text for an error message."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""

@@ -16,12 +16,16 @@ __all__ = [
     "calibration_error",
     "compare_paired",
     "confusion_matrix",
+    "least_provable",
     "macro_f1",
+    "signal_to_noise",
     "wilson_interval",
 ]
 
 # Sets of images drawn again, for a bootstrap interval.
 DRAWS = 10_000
+# Stands for the power of logits that are zero.
+LEAST_POWER = 1e-30
 # Where none of n images did something, fewer than 3/n of all do, with 95 % confidence (Hanley and Lippman-Hand 1983).
 NONE_SEEN = 3
 
@@ -61,6 +65,13 @@ def macro_f1(confusion: IntArray) -> float:
     seen = confusion.sum(axis=0) + confusion.sum(axis=1)
     present = seen > 0
     return float(np.mean(2 * hits[present] / seen[present]))
+
+
+def signal_to_noise(expected: FloatArray, found: FloatArray) -> float:
+    """Return how much signal is left where logits are `found` in place of those `expected`, in decibels: 10 where what
+    they part by has a tenth of their power, infinite where they are equal; both have shape (images, classes)."""
+    signal, noise = (float(np.square(each, dtype=np.float64).sum()) for each in (expected, found - expected))
+    return 10 * math.log10(max(signal, LEAST_POWER) / noise) if noise else math.inf
 
 
 def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -112,6 +123,13 @@ class Drop(Record):
     interval: tuple[float, float]
     p_value: float
 
+    def in_words(self, photos: str) -> str:
+        """Return what is lost, or gained, and how sure that is; `photos` says which the images are."""
+        low, high = self.interval
+        points = f"{abs(self.points):.2f}" if self.points else "no"
+        change = f"{points} points {'gained' if self.points < 0 else 'lost'} on {self.images} {photos}"
+        return f"{change} (95 % interval of the loss {low:.2f} to {high:.2f})"
+
 
 def compare_paired(before: IntArray, after: IntArray, actual: IntArray) -> Drop:
     """Return what `after` loses against `before`, image by image; all are class indices of shape (images,).
@@ -133,6 +151,11 @@ def compare_paired(before: IntArray, after: IntArray, actual: IntArray) -> Drop:
         interval=_drop_interval(lost, gained, len(actual)),
         p_value=_by_chance(lost, gained),
     )
+
+
+def least_provable(images: int) -> float:
+    """Return the points of accuracy that may be lost, with 95 % confidence, where none of so many images is."""
+    return 100.0 * min(NONE_SEEN, images) / images
 
 
 def _drop_interval(lost: int, gained: int, images: int) -> tuple[float, float]:

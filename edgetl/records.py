@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "Border",
+    "Channels",
     "Device",
     "Execution",
     "Fit",
@@ -31,6 +32,7 @@ __all__ = [
     "SpeedUp",
     "TensorSpec",
     "TimeSplit",
+    "Triple",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -40,6 +42,10 @@ ImageArray = npt.NDArray[np.uint8]
 Fit = Literal["crop", "squash", "pad"]
 # What is computed in integers, then what the rest is in; a rest of fp32 goes unsaid.
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8+fp16"]
+# A colour has three numbers, in the order of channels that a network reads.
+Channels = Literal["rgb", "bgr"]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Triple = tuple[Number, Number, Number]
 Device = Literal["cpu", "gpu", "npu", "cuda"]
 Item = TypeVar("Item")
 

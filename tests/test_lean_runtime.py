@@ -64,15 +64,18 @@ def test_a_device_benches(device: dict[str, str], tiny_bundle: Path) -> None:
 
 
 def test_a_device_that_is_asked_to_build_says_what_to_install(device: dict[str, str], tmp_path: Path) -> None:
-    ran = run(device, "-m", "edgetl", "build", "--data", tmp_path, "--out", tmp_path / "out")
+    ran = run(device, "-m", "edgetl", "build", "--data", tmp_path / "photos", "--out", tmp_path / "out")
     assert ran.returncode == 4
     assert "is needed to build and is not installed. Run: pip install 'edgetl[train]'" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("name", ["BuildSettings", "build", "build_each"])
-def test_a_device_that_is_asked_to_build_from_python_says_so_too(name: str, device: dict[str, str]) -> None:
-    ran = run(device, "-c", f"from edgetl import {name}")
+@pytest.mark.parametrize("call", ["build(settings)", "next(build_each([settings]))"])
+def test_a_device_that_is_asked_to_build_from_python_says_so_too(
+    call: str, device: dict[str, str], tmp_path: Path
+) -> None:
+    settings = f"settings = BuildSettings(data='photos', out={str(tmp_path / 'out')!r})"
+    ran = run(device, "-c", f"from edgetl import BuildSettings, build, build_each\n{settings}\n{call}")
     last = ran.stderr.splitlines()[-1]
     assert last.startswith("edgetl.errors.MissingError: ")
     assert last.endswith("is needed to build and is not installed. Run: pip install 'edgetl[train]'")

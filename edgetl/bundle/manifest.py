@@ -54,13 +54,21 @@ class Golden(Record):
 
 
 class Accuracies(Record):
-    """Shares of right answers in [0, 1] on images that nothing was chosen by."""
+    """Shares of right answers in [0, 1] on images that edgetl chose nothing by."""
 
     split: Literal["val", "test"]
     images: int
     frozen: float | None = Field(description="after the frozen stage alone; None for what was trained elsewhere")
     float_: float = Field(alias="float")
     shipped: float
+
+    @property
+    def images_in_words(self) -> str:
+        """Which images these are, and who may have seen them."""
+        unseen = "that nothing was chosen by"
+        if self.frozen is None:
+            unseen = "that edgetl chose nothing by; whether the network was trained on them is not known here"
+        return f"{self.images} {self.split} photos {unseen}"
 
 
 class Parity(Record):

@@ -24,21 +24,27 @@ def build(
     data: Annotated[
         str | None, Option(help="Folder of photos (train/ val/, one folder a class, or split.csv), or `digits`.")
     ] = None,
-    backbone: Annotated[str | None, Option(help="`edgetl/nano` (comes with edgetl) or `torchvision/<name>`.")] = None,
+    backbone: Annotated[
+        str | None, Option(help="`edgetl/nano` (comes with edgetl) or `torchvision/<name>`. [default: edgetl/nano]")
+    ] = None,
     target: Annotated[
-        list[str] | None, Option(help="Device to build for: see `edgetl targets`. Several may be named.")
+        list[str] | None, Option(help="Device to build for: see `edgetl targets`. Several may be named. [default: cpu]")
     ] = None,
     out_folder: Annotated[
         Path | None, Option("--out", help="Folder that becomes the bundle, or holds one a target.")
     ] = None,
     weights: Annotated[str | None, Option(help="File of weights (.safetensors, .pth), or `random`.")] = None,
-    epochs: Annotated[int | None, Option(help="Fine-tuning epochs; 0 stops after the frozen stage.")] = None,
+    epochs: Annotated[
+        int | None, Option(help="Fine-tuning epochs; 0 stops after the frozen stage. [default: 7]")
+    ] = None,
     lr: Annotated[
         float | None,
         Option(help="Fine-tuning rate of the backbone (the head's: fivefold)."),
     ] = None,
-    image_size: Annotated[int | None, Option(help="Photo side in pixels.")] = None,
-    fit: Annotated[str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad.")] = None,
+    image_size: Annotated[int | None, Option(help="Photo side in pixels. [default: the backbone's]")] = None,
+    fit: Annotated[
+        str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad. [default: auto]")
+    ] = None,
     recipe: Annotated[
         str | None, Option(help="The calibration recipe, a name or a TOML file; else those of the target are tried.")
     ] = None,
@@ -49,7 +55,7 @@ def build(
         float | None, Option(help="Points of accuracy that quantization may lose; the target's, unless said.")
     ] = None,
     qat: Annotated[
-        int | None, Option(help="Epochs of quantization-aware training, tried where INT8 loses too much.")
+        int | None, Option(help="Epochs of quantization-aware training, tried where INT8 loses too much. [default: 0]")
     ] = None,
     strict_budget: Annotated[
         bool | None,
@@ -69,9 +75,11 @@ def build(
     crop_share: Annotated[
         float | None, Option(help="With --from-onnx: share of a photo's short side that `--fit crop` keeps.")
     ] = None,
-    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
-    device: Annotated[str | None, Option(help="Where to train: auto, cpu or cuda.")] = None,
-    golden: Annotated[int | None, Option(help="Photos kept in the bundle for `edgetl verify`; 0 keeps none.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of everything random. [default: 0]")] = None,
+    device: Annotated[str | None, Option(help="Where to train: auto, cpu or cuda. [default: auto]")] = None,
+    golden: Annotated[
+        int | None, Option(help="Photos kept in the bundle for `edgetl verify`; 0 keeps none. [default: 8]")
+    ] = None,
     skip_bad: Annotated[
         bool | None, Option("--skip-bad", help="Leave unreadable photos out instead of stopping.")
     ] = None,
@@ -83,12 +91,8 @@ def build(
     force: Annotated[bool, Option("--force", help="Make every stage anew.")] = False,
 ) -> None:
     """Fine-tune, quantize, prove, measure and bundle a classifier from a folder of photos."""
-    from edgetl.errors import BudgetError, missing_library
-
-    try:
-        from edgetl import pipeline
-    except ModuleNotFoundError as error:
-        raise missing_library(str(error.name), "train", "build") from None
+    from edgetl import pipeline
+    from edgetl.errors import BudgetError
 
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
@@ -114,7 +118,7 @@ def build(
     elif len(builds) == 1:
         _print_result(*reports[0], took[0])
     else:
-        _print_table([summary for summary, _ in reports], took)
+        _print_table([summary for summary, _ in reports], reports[0][1], took)
     missed = [f"{summary.target}: {each}" for summary, report in reports for each in report.judged.missed]
     if missed:
         raise BudgetError(f"MISSED: {'; '.join(missed)}. Every bundle was written all the same")
@@ -157,8 +161,27 @@ def _print_plans(builds: list[BuildSettings], json: bool) -> None:
             seen.add(stage.folder)
 
 
-def _print_table(summaries: list[Summary], seconds: list[float]) -> None:
-    out.print()
+def _print_accuracies(report: BuildReport) -> None:
+    """Print which photos accuracy is on, and what training came to there."""
+    accuracy, taught = report.accuracy, report.training
+    low, high = report.judged.unseen_of("fp32").accuracy_interval
+    out.print(f"\nAccuracy is on {accuracy.images_in_words}.")
+    float_ = f"{100 * accuracy.float_:.2f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    if taught is None or accuracy.frozen is None:
+        out.print(f"float {float_}")
+        return
+    if not taught.tuned.history.epochs[1:]:
+        out.print(f"frozen stage {float_}")
+        return
+    out.print(f"frozen stage {100 * accuracy.frozen:.2f} %, fine-tuned {float_}")
+    lost = 100 * (accuracy.frozen - accuracy.float_)
+    if lost >= 0:
+        what = f"lost {lost:.2f} points" if lost else "brought nothing"
+        out.print(f"Fine-tuning {what} there against the frozen stage, at which --epochs 0 stops.")
+
+
+def _print_table(summaries: list[Summary], report: BuildReport, seconds: list[float]) -> None:
+    _print_accuracies(report)
     out.print(
         f"{'target':18} {'engine':12} {'precision':10} {'accuracy':>9} {'float':>9} {'inference':>12} {'size':>9}  in"
     )
@@ -171,8 +194,6 @@ def _print_table(summaries: list[Summary], seconds: list[float]) -> None:
     out.print()
     for each in summaries:
         out.print(f"{each.target}: {each.reason}.")
-    first = summaries[0]
-    out.print(f"Accuracy is on {first.images} {first.split} photos that nothing was chosen by.")
     took = ", ".join(f"{each.target} {one:.0f} s" for each, one in zip(summaries, seconds, strict=True))
     out.print(f"It took {took}.\n\nNext:")
     for each in summaries:
@@ -185,12 +206,7 @@ def _milliseconds(value: float | None) -> str:
 
 def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
     judged, accuracy = report.judged, report.accuracy
-    out.print()
-    if accuracy.frozen is not None:
-        out.print(
-            f"frozen stage  {100 * accuracy.frozen:6.2f} % on {accuracy.images} {accuracy.split} photos that nothing "
-            "was chosen by"
-        )
+    _print_accuracies(report)
     for each in judged.measured:
         mark = "  <- ships" if each.precision == summary.precision else ""
         measured = "not measured" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
@@ -201,27 +217,28 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
     for precision, first in judged.not_tried.items():
         out.print(f"{precision:10} not tried: it quantizes as {first} does, which was not chosen")
     for one in report.tried:
-        if len(report.tried) > 1:
-            out.print(f"tried      {one.way}: {one.reason}")
+        reason = f": {one.reason}" if len(report.tried) > 1 else ""
+        out.print(f"tried      {one.way}, {one.signals_in_words}{reason}")
     if report.way and report.way.float_layers:
         out.print(f"in float   {', '.join(report.way.float_layers)}")
     out.print(f"{judged.verdict.reason}.")
+    if judged.verdict.remark:
+        out.print(f"{judged.verdict.remark}.")
+    for remark in report.calibration.remarks if report.calibration else ():
+        out.print(f"Calibration: {remark}.")
     if judged.measured[0].latency:
         machine = judged.machine
         busy = BUSY if machine.load_1min > BUSY_LOAD * machine.cores else ""
         out.print(
             f"Timed {machine.date} on {machine.cpu}, {machine.cores} cores, at a load of {machine.load_1min}{busy}."
         )
-    taught = report.training
-    if taught and accuracy.float_ <= (accuracy.frozen or 0.0) and taught.tuned.history.epochs[1:]:
-        out.print(f"Fine-tuning brought nothing on the {accuracy.split} photos over the frozen stage.")
     if summary.precision != "fp32":
-        drop, (low, high) = judged.damage.drop, judged.damage.drop.interval
+        drop = judged.damage.drop
         out.print(
-            f"On {drop.images} {accuracy.split} photos it loses {drop.points:.2f} points (95 % interval {low:.2f} to "
-            f"{high:.2f}): right answers lost {drop.lost}, gained {drop.gained}; answers changed "
-            f"{len(judged.damage.flips)}."
+            f"Against float: {drop.in_words(f'{accuracy.split} photos')}: right answers lost {drop.lost}, gained "
+            f"{drop.gained}; answers changed {len(judged.damage.flips)}."
         )
+    taught = report.training
     made = (
         f"; when made, the frozen stage took {taught.frozen.seconds:.0f} s and fine-tuning {taught.tuned.seconds:.0f} s"
         if taught

@@ -54,7 +54,7 @@ def _print_ladder(verified: Verified) -> None:
     )
     for rung in verified.ladder:
         parity = rung.parity
-        ties = f", {parity.near_ties} of them near-ties" if parity.near_ties else ""
+        ties = f"; {parity.near_ties} changed among near-ties" if parity.near_ties else ""
         out.print(
             f"{rung.name:10} {rung.answered_by:34} {rung.against:34} {parity.max_relative_error:8.2g} "
             f"{parity.mean_relative_error:8.2g} {parity.cosine:8.5f}  {100 * parity.top1_agreement:.1f} % of "

@@ -5,7 +5,7 @@ from edgetl.export.border import CoreGraph
 from edgetl.export.core import CoreSession
 from edgetl.export.foreign import ForeignGraph, read_foreign
 from edgetl.export.graph import EXPORTERS, export_graph
-from edgetl.export.input_spec import Channels, InputSpec, Triple
+from edgetl.export.input_spec import InputSpec
 from edgetl.export.layers import find_parted_layer, find_parted_module
 from edgetl.export.parity import MAX_RELATIVE_ERROR, check_engine, check_rung, measure_parity
 
@@ -13,12 +13,10 @@ __all__ = [
     "EXPORTERS",
     "MAX_RELATIVE_ERROR",
     "WAYS",
-    "Channels",
     "CoreGraph",
     "CoreSession",
     "ForeignGraph",
     "InputSpec",
-    "Triple",
     "adopt_graph",
     "check_engine",
     "check_rung",

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
 
 from edgetl.errors import GraphError, first_line
-from edgetl.export.input_spec import Channels, InputSpec, Triple, read_channels, read_labels, read_range
-from edgetl.records import Fit, FloatArray, ImageArray, Preprocess
+from edgetl.export.input_spec import InputSpec, read_channels, read_labels, read_range
+from edgetl.records import Channels, Fit, FloatArray, ImageArray, Preprocess, Triple
 
 __all__ = ["ForeignGraph", "read_foreign"]
 
@@ -24,6 +25,9 @@ AFTER = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Transpose"}
 SUM = 1e-3
 # Operators of graphs that are quantized, of which one is always there.
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
+
+# Kinds of numbers below float32.
+HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +156,18 @@ def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise GraphError(f"{path}: no such file. Give an ONNX file")
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        model = onnx.load(path, load_external_data=False)
+        apart = {
+            _place_of(tensor) for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL
+        }
+        missing = sorted(name for name in apart if not (path.parent / name).is_file())
+        if not missing:
+            load_external_data_for_model(model, str(path.parent))
+            onnx.checker.check_model(model)
     except Exception as error:  # protobuf's, onnx's and the file system's unrelated classes
         raise GraphError(f"{path}: cannot be read as ONNX: {first_line(error)}") from error
+    if missing:
+        raise GraphError(f"{path}: its weights lie in {', '.join(missing)}, which is not beside it. Put that there too")
     # Old files list their weights among what they read.
     stored = {tensor.name for tensor in model.graph.initializer}
     for entry in [entry for entry in model.graph.input if entry.name in stored]:
@@ -163,6 +175,11 @@ def _load(path: Path) -> onnx.ModelProto:
     # The first version of the format in which they need not.
     model.ir_version = max(model.ir_version, 4)
     return model
+
+
+def _place_of(tensor: TensorProto) -> str:
+    """Return the name of the file that holds a tensor's data."""
+    return next(str(entry.value) for entry in tensor.external_data if entry.key == "location")
 
 
 def _check_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -219,6 +236,13 @@ def _check_content(path: Path, model: onnx.ModelProto) -> None:
         raise GraphError(
             f"{path}: is quantized already (it holds Q/DQ). edgetl quantizes, and measures against float: give the "
             "float graph that it was made from"
+        )
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {entry.type.tensor_type.elem_type for entry in model.graph.input}
+    for kind in sorted(kinds & HALVES):
+        raise GraphError(
+            f"{path}: computes in {TensorProto.DataType.Name(kind).lower()}. edgetl makes lower precisions itself, and "
+            "measures them against float32: export it in that"
         )
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():

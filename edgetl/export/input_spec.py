@@ -9,18 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from edgetl.errors import GraphError
-from edgetl.records import Fit
+from edgetl.records import Channels, Fit, Triple
 
-__all__ = ["Channels", "InputSpec", "Triple", "read_channels", "read_labels", "read_range"]
-
-Channels = Literal["rgb", "bgr"]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Triple = tuple[Number, Number, Number]
+__all__ = ["InputSpec", "read_channels", "read_labels", "read_range"]
 
 # Keys of a file's metadata: ONNX's own words for images, and those of common exporters.
 PIXELS, RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"

@@ -4,17 +4,15 @@ from edgetl.finetune.aware import Rounding, tune_aware
 from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features
 from edgetl.finetune.head import Classifier, LinearHead, fit_head
-from edgetl.finetune.loop import History, TuneSettings, classifier_logits, tune
-from edgetl.finetune.views import ViewChoice, choose_view
+from edgetl.finetune.loop import TuneSettings, classifier_logits, tune
+from edgetl.finetune.views import choose_view
 from edgetl.finetune.workbench import Workbench
 
 __all__ = [
     "Classifier",
-    "History",
     "LinearHead",
     "Rounding",
     "TuneSettings",
-    "ViewChoice",
     "Workbench",
     "as_input",
     "choose_view",

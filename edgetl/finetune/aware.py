@@ -13,8 +13,9 @@ from torch.nn.utils import parametrize
 
 from edgetl.data import Item
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.loop import EVALUATION_BATCH, History, TuneSettings, classifier_logits, tune
+from edgetl.finetune.loop import EVALUATION_BATCH, TuneSettings, classifier_logits, tune
 from edgetl.finetune.workbench import Workbench
+from edgetl.outcomes import History
 from edgetl.records import Preprocess
 
 __all__ = ["Rounding", "tune_aware"]

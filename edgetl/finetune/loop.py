@@ -25,9 +25,10 @@ from edgetl.finetune.head import Classifier
 from edgetl.finetune.unfreeze import trained_groups
 from edgetl.finetune.workbench import Workbench
 from edgetl.metrics import accuracy
+from edgetl.outcomes import Epoch, History
 from edgetl.records import FloatArray, Preprocess, Record
 
-__all__ = ["Epoch", "History", "TuneSettings", "classifier_logits", "tune"]
+__all__ = ["TuneSettings", "classifier_logits", "tune"]
 
 EVALUATION_BATCH = 32
 
@@ -54,23 +55,6 @@ class Trained:
     epoch: int
     loss: float | None
     seconds: float
-
-
-class Epoch(Record):
-    """What one epoch came to; epoch 0 is the state before training."""
-
-    epoch: int
-    train_loss: float | None
-    held_out_loss: float
-    held_out_accuracy: float
-    seconds: float
-
-
-class History(Record):
-    """Every epoch, and the one whose state is kept."""
-
-    epochs: tuple[Epoch, ...]
-    best: int
 
 
 def tune(

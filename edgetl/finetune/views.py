@@ -12,23 +12,15 @@ from edgetl.data import Item, hold_out, labels_of
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.head import cross_validated
 from edgetl.finetune.workbench import Workbench
-from edgetl.records import Fit, Record
+from edgetl.outcomes import ViewChoice
+from edgetl.records import Fit
 
-__all__ = ["ViewChoice", "choose_view"]
+__all__ = ["choose_view"]
 
 # Photos probed at the most: enough to tell 3 points apart.
 SAMPLE = 500
 # A mirrored photo is the same thing if probes that never saw one lose no more than this share of answers.
 MIRROR_LOSS = 0.03
-
-
-class ViewChoice(Record):
-    """The fit, and whether training mirrors photos, with the probes' accuracies in [0, 1] that decided."""
-
-    fit: Fit
-    mirror: bool
-    fit_accuracy: dict[Fit, float]
-    mirrored_accuracy: float | None
 
 
 def choose_view(backbone: Backbone, items: Sequence[Item], fit: Fit | None, seed: int, bench: Workbench) -> ViewChoice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgetl import __version__
 from edgetl.bundle import Artifact
 from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import BuildReport, Judged
@@ -34,7 +35,7 @@ def model_card(plan: Plan, report: BuildReport, artifacts: Sequence[Artifact]) -
         f"{_milliseconds(each.p50_ms)} | {each.size_bytes:,} |"
         for each in judged.measured
     )
-    name = plan.settings.out.resolve().name
+    name, version = plan.settings.out.resolve().name, __version__
     extras = ",".join(dict.fromkeys(ENGINE_KINDS[each.engine].extra for each in artifacts))
     return f"""# {name}
 
@@ -47,18 +48,19 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 |---|---|---|---|---|
 {rows}
 
-**Ships {artifact.precision}.** {judged.verdict.reason}.{_spares(judged)} What does not ship is not measured on
-{accuracy.split}, but for float, which the rest is held against.{_not_tried(judged)}
+**Ships {artifact.precision}.** {judged.verdict.reason}.{_sentence(judged.verdict.remark)}{_spares(judged)}
+What does not ship is not measured on {accuracy.split}, but for float, which the rest is held
+against.{_not_tried(judged)}
 
-- Accuracy of what ships: {100 * accuracy.shipped:.1f} % on {accuracy.images} {accuracy.split} photos that nothing was
-  chosen by (95 % interval {100 * low:.1f} to {100 * high:.1f}).{_training(report)}
+- Accuracy of what ships: {100 * accuracy.shipped:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) on
+  {accuracy.images_in_words}.{_training(plan, report)}
 - {_where_measured(plan, report)}
 {_left_out(report)}{_calibrated(report)}- Made with `{report.command}`, seed {report.seed}.
 {_damage(report)}
 ## Use it
 
 ```
-pip install 'edgetl[{extras}]'      # from a clone or a wheel of edgetl, as its README says under "Install"
+pip install './edgetl-{version}-py3-none-any.whl[{extras}]'    # `pip wheel --no-deps .` in a clone of edgetl makes it
 edgetl verify {name}
 edgetl predict {name} photo.jpg
 ```
@@ -74,7 +76,7 @@ with Predictor.open("{name}") as predictor:
 
 def on_device(plan: Plan, artifacts: Sequence[Artifact]) -> str:
     """Return the page that says how the bundle becomes a TensorRT plan on the device, with edgetl and without."""
-    name, target = plan.settings.out.resolve().name, plan.target
+    name, target, version = plan.settings.out.resolve().name, plan.target, __version__
     typed = [artifact for artifact in artifacts if artifact.engine == PLANNED]
     ladder = "\n".join(f"{place}. `{each.path}`: {each.precision}" for place, each in enumerate(typed, 1))
     requires = "\n".join(f"- {each.replace('>=', ' ')} or newer" for each in target.device.requires)
@@ -89,7 +91,7 @@ The device must have:
 In the folder that holds `{name}`:
 
 ```
-pip install 'edgetl[tensorrt,ort]'      # from a clone or a wheel of edgetl; TensorRT itself comes with the device
+pip install './edgetl-{version}-py3-none-any.whl[tensorrt,ort]'    # `pip wheel --no-deps .` in a clone makes it
 edgetl targets detect                   # what this machine is, and what is missing
 edgetl compile {name}                   # builds the plan now: minutes, once a device
 edgetl verify {name}                    # replays the golden photos, on the plan too
@@ -116,19 +118,23 @@ In the bundle's folder. Precision is in the graphs, so no precision flag is need
 """
 
 
-def _training(report: BuildReport) -> str:
+def _training(plan: Plan, report: BuildReport) -> str:
     """Return what the model card says of training, and of what was chosen by which photos."""
+    named = plan.settings.precision
     if report.accuracy.frozen is None:
+        chosen = (
+            f"\n- Precision was chosen on {report.held_out_images} training photos, which it may have been trained on."
+        )
         return (
             " It was trained elsewhere, and edgetl changed no weight\n  but for quantization."
-            f"\n- Precision was chosen on {report.held_out_images} training photos; whether the network was trained on "
-            "them is not known\n  here."
+            f"{f' Precision was named: {named}.' if named else chosen}"
         )
     return (
         f" After the frozen stage alone:\n  {100 * report.accuracy.frozen:.1f} %.\n"
         f"- How photos are fitted was chosen by cross-validation on the {report.train_images} training photos; "
-        "regularisation,\n"
-        f"  when to stop and precision on {report.held_out_images} more that were held out of training."
+        f"{'regularisation and when to stop' if named else 'regularisation, when to stop and precision'}\n"
+        f"  on {report.held_out_images} more that were held out of training."
+        f"{f' Precision was named: {named}.' if named else ''}"
     )
 
 
@@ -142,22 +148,35 @@ def _left_out(report: BuildReport) -> str:
 
 
 def _calibrated(report: BuildReport) -> str:
-    """Return the model card's line on the photos that calibrated; empty where none did."""
+    """Return the model card's lines on how what ships was quantized, and on what else was tried; empty where no ranges
+    were asked for."""
     made, way = report.calibration, report.way
     if made is None or way is None:
         return ""
-    remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in made.remarks)
+    ships = report.judged.verdict.precision.startswith("int8")
+    tried = [
+        f"{each.way} ({each.signals_in_words}): {each.reason}" for each in report.tried if not ships or each.way != way
+    ]
+    listed = "".join(f"- Tried{' too' if ships else ''}: {one}.\n" for one in tried)
+    if not ships:
+        return listed
+    remarks = "".join(_sentence(remark) for remark in made.remarks)
     left = f" Left in float, for they lose most: {', '.join(way.float_layers)}." if way.float_layers else ""
     if way.per_tensor:
         left = f" Each weight has one scale, which is faster here than one for each channel.{left}"
     if report.qat:
         epochs = len(report.qat.history.epochs) - 1
         left = f" First it was trained on for {epochs} epoch{'s' * (epochs != 1)} of quantization-aware training.{left}"
-    tried = "".join(f"\n  - Tried too: {each.way}: {each.reason}." for each in report.tried if each.way != way)
+    chosen = next(each for each in report.tried if each.way == way)
     return (
         f"- Ranges for quantization: recipe `{made.recipe}` on {len(made.photos)} training photos, named in "
-        f"`report.json`.{remarks}{left}{tried}\n"
+        f"`report.json`; {chosen.signals_in_words}.{remarks}{left}\n{listed}"
     )
+
+
+def _sentence(words: str) -> str:
+    """Return words as a sentence after another; empty where there are none."""
+    return f" {words[0].upper()}{words[1:]}." if words else ""
 
 
 def _damage(report: BuildReport) -> str:
@@ -166,7 +185,7 @@ def _damage(report: BuildReport) -> str:
     if judged.verdict.precision == "fp32":
         return ""
     damage = judged.damage
-    drop, (low, high), (before, after) = damage.drop, damage.drop.interval, damage.calibration_error
+    drop, (before, after) = damage.drop, damage.calibration_error
     rows = "\n".join(
         f"| {each.label} | {each.images} | {_percent(each.before)} | {_percent(each.after)} |"
         for each in damage.by_class
@@ -174,9 +193,9 @@ def _damage(report: BuildReport) -> str:
     return f"""
 ## What it costs
 
-Against float, on {drop.images} {split} photos:
+Against float:
 
-- {drop.points:.2f} points of accuracy (95 % interval {low:.2f} to {high:.2f}): right answers lost {drop.lost},
+- {drop.in_words(f"{split} photos")}: right answers lost {drop.lost},
   gained {drop.gained}. By chance alone as many would be lost with a probability of {drop.p_value:.2g} (McNemar's test).
 - Answers changed: {len(damage.flips)}; `report.json` names the photos.
 - The calibration error of its confidence is {after:.3f}, and was {before:.3f}.

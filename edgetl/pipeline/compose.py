@@ -13,10 +13,11 @@ import numpy as np
 from edgetl.bench import versions_of
 from edgetl.bundle import Accuracies, Artifact, Golden, Manifest, write_file
 from edgetl.data import Check, balanced
-from edgetl.finetune import ViewChoice
+from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, tolerance
 from edgetl.pipeline.cards import model_card, on_device
 from edgetl.pipeline.plan import Plan
+from edgetl.pipeline.request import TOOLCHAIN
 from edgetl.pipeline.results import (
     BuildReport,
     Calibrated,
@@ -31,15 +32,10 @@ from edgetl.pipeline.results import (
 )
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import write_record
-from edgetl.pipeline.variants import judged_of
+from edgetl.pipeline.variants import judged_of, said_of
 from edgetl.runtime import PLANNED, expect, write_golden
 
 __all__ = ["compose"]
-
-TOOLCHAIN = (
-    "edgetl", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-modelopt", "nncf",
-    "numpy", "Pillow",
-)  # fmt: skip
 
 
 def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> Manifest:
@@ -79,7 +75,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         refused_exports=how.refused,
         calibration=calibrated.calibration if calibrated else None,
         accuracy=accuracy,
-        tried=tuple(_as_tried(each) for each in tried) if plan.calibrates else (),
+        tried=tuple(_as_tried(each, tried) for each in tried) if plan.calibrates else (),
         way=plan.way if plan.calibrates else None,
         qat=plan.qat.read("tuned", Tuned) if plan.aware else None,
         judged=judged,
@@ -107,7 +103,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         weights=plan.origin,
         target=plan.target.name,
         seed=settings.seed,
-        build=plan.bundle.key,
+        build=plan.request.key,
         accuracy=accuracy,
         ladder=judged.ladder,
         toolchain=versions_of(TOOLCHAIN),
@@ -126,12 +122,13 @@ def _taught(plan: Plan) -> Taught | None:
     )
 
 
-def _as_tried(plan: Plan) -> Tried:
-    judged = judged_of(plan)
+def _as_tried(plan: Plan, tried: Sequence[Plan]) -> Tried:
+    lower = [each for each in judged_of(plan).measured if each.precision != "fp32"]
     return Tried(
         way=plan.way,
-        reason=judged.verdict.reason,
-        drops={each.precision: each.held_out_drop for each in judged.measured if each.precision != "fp32"},
+        reason=said_of(plan, tried),
+        drops={each.precision: each.held_out_drop for each in lower},
+        signals_db={each.precision: each.signal_db for each in lower},
     )
 
 

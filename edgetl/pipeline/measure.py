@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -14,14 +15,23 @@ from edgetl.bench import answer_all, compare_speed, describe_machine, interleave
 from edgetl.bundle import Artifact, Rung
 from edgetl.data import labels_of
 from edgetl.errors import MissingError, ParityError
-from edgetl.metrics import Drop, accuracy, compare_paired, confusion_matrix, macro_f1, wilson_interval
+from edgetl.metrics import (
+    Drop,
+    accuracy,
+    compare_paired,
+    confusion_matrix,
+    macro_f1,
+    signal_to_noise,
+    wilson_interval,
+)
+from edgetl.outcomes import Verdict
 from edgetl.pipeline.artifacts import open_here, open_written, size_of, write_artifact
 from edgetl.pipeline.damage import measure_damage
 from edgetl.pipeline.ladder import answer_as_defined, prove_float, prove_quantized
 from edgetl.pipeline.plan import LOGITS, REFERENCE, Plan
 from edgetl.pipeline.results import Answered, CompiledStage, Exported, Judged, Measured, Reference, Unseen
 from edgetl.pipeline.stages import write_record
-from edgetl.quantize import Candidate, Verdict, decide, is_inside
+from edgetl.quantize import Candidate, decide, is_inside
 from edgetl.records import FloatArray, IntArray, Latency, Precision, Progress, SpeedUp
 from edgetl.runtime import PLANNED, Session
 
@@ -100,6 +110,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
             held_out_drop=_drop(on_held, name, held_labels),
+            signal_db=_signal(on_held, name),
             unseen=_unseen(on_unseen[name], unseen_labels, len(plan.photos.usable.labels), by_unseen[name])
             if name in on_unseen
             else None,
@@ -224,6 +235,12 @@ def _is_inside(plan: Plan, drop: Drop) -> bool:
 def _drop(on_held: Mapping[Precision, FloatArray], precision: Precision, labels: IntArray) -> Drop:
     """Return what a precision loses against float on the held-out photos."""
     return compare_paired(on_held["fp32"].argmax(axis=1), on_held[precision].argmax(axis=1), labels)
+
+
+def _signal(on_held: Mapping[Precision, FloatArray], precision: Precision) -> float | None:
+    """Return how much signal a precision leaves of float's logits for the held-out photos, in decibels."""
+    left = signal_to_noise(on_held["fp32"], on_held[precision])
+    return left if math.isfinite(left) else None
 
 
 def _ships(

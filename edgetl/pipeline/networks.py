@@ -9,7 +9,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from edgetl.bundle import write_file
-from edgetl.finetune import Classifier, History, LinearHead
+from edgetl.finetune import Classifier, LinearHead
+from edgetl.outcomes import History
 from edgetl.pipeline.plan import CLASSIFIER, Plan
 from edgetl.pipeline.results import Frozen, Tuned
 from edgetl.pipeline.stages import Stage, write_record

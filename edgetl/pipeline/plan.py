@@ -14,8 +14,10 @@ from edgetl.bundle import Artifact, Weights
 from edgetl.compile import ModelInfo
 from edgetl.data import Item
 from edgetl.export import ForeignGraph
-from edgetl.finetune import ViewChoice, Workbench
+from edgetl.finetune import Workbench
+from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.photos import Photos
+from edgetl.pipeline.request import Request
 from edgetl.pipeline.results import Exported, Way
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
@@ -51,7 +53,7 @@ BATCH = 16
 # Code of the line itself that decides what goes into a stage and what it leaves.
 LINE = (
     "pipeline/artifacts", "pipeline/networks", "pipeline/photos", "pipeline/plan", "pipeline/prepare",
-    "pipeline/results", "pipeline/steps", "pipeline/training",
+    "pipeline/request", "pipeline/results", "pipeline/steps", "pipeline/training",
 )  # fmt: skip
 EXPORTING = ("export", "compile", "bench/accuracy", "pipeline/exporting", "pipeline/ladder", "pipeline/measure")
 
@@ -60,16 +62,14 @@ EXPORTING = ("export", "compile", "bench/accuracy", "pipeline/exporting", "pipel
 class Plan:
     """A build before it runs: what was asked, what was found, and its stages in order.
 
-    The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. `recipes` are
-    those that may be tried, cheap first; this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
+    The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. Of the request's
+    recipes this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
     graph, as they are, and, where it is `aware`, first trains the network quantization-aware. Where `rival` is not
     None, it quantizes as that does but for one scale for each weight, and must be faster. `engines` are the versions
     of what compiles and quantizes.
     """
 
-    settings: BuildSettings
-    target: TargetProfile
-    recipes: tuple[CalibrationRecipe, ...]
+    request: Request
     recipe: CalibrationRecipe
     float_layers: tuple[str, ...]
     aware: bool
@@ -81,6 +81,21 @@ class Plan:
     decoded: Stage
     exported: Stage
     reference: Stage
+
+    @property
+    def settings(self) -> BuildSettings:
+        """What the user asks for."""
+        return self.request.settings
+
+    @property
+    def target(self) -> TargetProfile:
+        """The target, with what the settings change of it."""
+        return self.request.target
+
+    @property
+    def recipes(self) -> tuple[CalibrationRecipe, ...]:
+        """The recipes that may be tried, cheap first."""
+        return self.request.recipes
 
     @property
     def trained(self) -> Training:
@@ -203,13 +218,6 @@ class Plan:
         rooms = ("quantize", "bench", "pipeline/damage")
         rival = self.rival and self.rival.compiled
         return Stage.of("judged", rooms, self.answered, rival, self.target.model_dump(), self.settings.strict_budget)
-
-    @cached_property
-    def bundle(self) -> Stage:
-        """What the bundle depends on, whichever of the recipes it comes from."""
-        ways = ([recipe.model_dump() for recipe in self.recipes], self.settings.qat)
-        first = self.vary(self.recipes[0], aware=False)
-        return Stage.of("bundle", ("pipeline",), first.judged, ways, self.settings.golden)
 
     @property
     def calibrates(self) -> bool:

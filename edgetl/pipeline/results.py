@@ -7,10 +7,9 @@ from typing import Literal
 from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Artifact, Rung
 from edgetl.data import Check
-from edgetl.finetune import History, ViewChoice
 from edgetl.metrics import Drop
+from edgetl.outcomes import History, Statistics, Verdict, ViewChoice
 from edgetl.pipeline.damage import Damage
-from edgetl.quantize import Statistics, Verdict
 from edgetl.records import Latency, Precision, Preprocess, Record
 
 __all__ = [
@@ -132,7 +131,8 @@ class Measured(Record):
     """One artifact as measured here.
 
     `answered_by` is what answered for the held-out photos: for float the reference, else the artifact's own engine or,
-    where that is not here, another on the same graph; `held_out_drop` is what it loses there against float. `latency`
+    where that is not here, another on the same graph; `held_out_drop` is what it loses there against float, and
+    `signal_db` how much is left of the signal of float's logits, in decibels, None where nothing parts. `latency`
     is None where this machine is not of the device's kind; `unseen` where the artifact does not ship, for the
     evaluation split measures float and what ships. `rungs` are those of the ladder that are its own: a quantized
     artifact stands on float's.
@@ -144,6 +144,7 @@ class Measured(Record):
     latency: Latency | None
     held_out_accuracy: float
     held_out_drop: Drop
+    signal_db: float | None
     unseen: Unseen | None
     rungs: tuple[Rung, ...]
 
@@ -215,11 +216,19 @@ class Way(Record):
 
 
 class Tried(Record):
-    """A way to quantize that was judged, what was said of it, and what it lost on the held-out photos."""
+    """A way to quantize that was judged, what was said of it, what it lost on the held-out photos, and how much is left
+    of the signal of float's logits, in decibels, None where nothing parts; all by precision."""
 
     way: Way
     reason: str
     drops: dict[Precision, Drop]
+    signals_db: dict[Precision, float | None]
+
+    @property
+    def signals_in_words(self) -> str:
+        """How much of float's signal is left, by precision."""
+        left = ("all" if one is None else f"{one:.1f} dB" for one in self.signals_db.values())
+        return f"signal left of float's logits: {', '.join(map(' '.join, zip(self.signals_db, left, strict=True)))}"
 
 
 class Seconds(Record):
@@ -265,7 +274,7 @@ class Summary(Record):
     """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
 
     `accuracy` and `drop`, what was lost against float unless that ships, are on the `images` photos of `split`, which
-    nothing was chosen by; `reason` is the verdict's.
+    edgetl chose nothing by; `reason` is the verdict's.
     """
 
     bundle: str

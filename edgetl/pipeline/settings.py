@@ -8,9 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
-from edgetl.export import Channels, Triple
 from edgetl.profiles import explain, read_toml_table
-from edgetl.records import Precision, Record
+from edgetl.records import Channels, Precision, Record, Triple
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
@@ -27,7 +26,7 @@ class BuildSettings(Record):
     target: str = "cpu"
     out: Path
     weights: str | None = Field(default=None, description="file, or `random`; None for the backbone's own")
-    epochs: int = Field(default=7, ge=0, le=10_000, description="0 stops after the frozen stage")
+    epochs: int = Field(default=7, ge=0, le=10_000, description="of fine-tuning; 0 stops after the frozen stage")
     lr: float | None = Field(
         default=None,
         gt=0,
@@ -35,7 +34,7 @@ class BuildSettings(Record):
         allow_inf_nan=False,
         description="of the backbone; the head's is fivefold",
     )
-    image_size: int | None = Field(default=None, ge=16, le=2048, description="photo side in pixels")
+    image_size: int | None = Field(default=None, ge=16, le=2048, description="the photo's side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"
     recipe: str | None = Field(default=None, description="the only one to try; None for those of the target")
     precision: Precision | None = Field(
@@ -65,7 +64,10 @@ class BuildSettings(Record):
     @classmethod
     def _part(cls, value: Any) -> Any:
         """Take "0.485,0.456,0.406" for three numbers."""
-        return value.split(",") if isinstance(value, str) else value
+        parts = value.split(",") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and len(parts) != 3:
+            raise ValueError(f"must be three numbers, one a channel, such as 0.485,0.456,0.406, found {value!r}")
+        return parts
 
     @model_validator(mode="after")
     def _check_origin(self) -> BuildSettings:
@@ -92,7 +94,7 @@ def read_settings(config: Path | None, flags: dict[str, Any]) -> BuildSettings:
     Raises:
         SettingsError: no such file, an unknown key (the nearest is named), a value out of range, or one missing.
     """
-    return _settings(_said(config, flags), config)
+    return _settings(_said(config, flags), config, flags)
 
 
 def read_builds(config: Path | None, flags: dict[str, Any]) -> list[BuildSettings]:
@@ -104,13 +106,13 @@ def read_builds(config: Path | None, flags: dict[str, Any]) -> list[BuildSetting
     said = _said(config, flags)
     targets = said.get("target")
     if not isinstance(targets, list | tuple):
-        return [_settings(said, config)]
+        return [_settings(said, config, flags)]
     names = [str(Path(str(each)).stem if str(each).endswith(".toml") else each) for each in targets]
     if not targets or len(set(names)) != len(names):
         raise SettingsError(f"--target must name each target once, found {', '.join(names) or 'none'}")
     if len(targets) == 1:
-        return [_settings({**said, "target": targets[0]}, config)]
-    shared = [_settings({**said, "target": each}, config) for each in targets]
+        return [_settings({**said, "target": targets[0]}, config, flags)]
+    shared = [_settings({**said, "target": each}, config, flags) for each in targets]
     return [one.model_copy(update={"out": one.out / name}) for one, name in zip(shared, names, strict=True)]
 
 
@@ -119,12 +121,16 @@ def _said(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     return {**said, **{key: value for key, value in flags.items() if value is not None}}
 
 
-def _settings(said: dict[str, Any], config: Path | None) -> BuildSettings:
+def _settings(said: dict[str, Any], config: Path | None, flags: dict[str, Any]) -> BuildSettings:
     try:
         return BuildSettings.model_validate(said)
     except ValidationError as invalid:
-        where = f"{config}: " if config else ""
         problem = explain(invalid, BuildSettings)
+        key = problem.partition(":")[0].partition(".")[0]
+        field = BuildSettings.model_fields.get(key)
         if problem.endswith(" is missing"):
             problem = f"--{problem}: say it as a flag or in a --config file"
-        raise SettingsError(f"{where}{problem}") from invalid
+        elif field is not None and (config is None or flags.get(key) is not None):
+            unit = f" ({field.description})" if field.description else ""
+            raise SettingsError(f"--{key.replace('_', '-')}{problem.removeprefix(key)}{unit}") from invalid
+        raise SettingsError(f"{f'{config}: ' if config else ''}{problem}") from invalid

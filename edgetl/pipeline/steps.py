@@ -25,6 +25,7 @@ from edgetl.finetune import (
 )
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
+from edgetl.outcomes import Statistics
 from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
 from edgetl.pipeline.exporting import adopted, exported, qat_exported
 from edgetl.pipeline.ladder import prove_float
@@ -34,7 +35,7 @@ from edgetl.pipeline.plan import BATCH, CORE, FEATURES, PHOTOS, REFERENCE, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
 from edgetl.pipeline.training import qat_tuning_of, rounding_of, tuning_of
-from edgetl.quantize import Statistics, calibrate, calibrate_equalized, quantize_for, remarks_on
+from edgetl.quantize import calibrate, calibrate_equalized, quantize_for, remarks_on
 from edgetl.records import ImageArray, Precision, Progress
 
 __all__ = ["STEPS"]

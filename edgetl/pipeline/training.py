@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from edgetl.backbones import WeightsChoice
-from edgetl.finetune import Rounding, TuneSettings, ViewChoice
+from edgetl.finetune import Rounding, TuneSettings
+from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe

@@ -3,21 +3,25 @@ was asked for, then layers that go back to float; where it pays, one scale for e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
 
-from edgetl.data import image_batches
+from edgetl.data import image_batches, labels_of
+from edgetl.metrics import compare_paired
 from edgetl.pipeline.plan import Plan
 from edgetl.pipeline.results import Calibrated, Judged, Ranked
 from edgetl.pipeline.stages import Stage, write_record
-from edgetl.quantize import always_float, rank_layers
-from edgetl.records import Progress
+from edgetl.quantize import always_float, can_tell, rank_layers
+from edgetl.records import Precision, Progress
 from edgetl.runtime import PLANNED
 
-__all__ = ["choose", "judged_of", "variants"]
+__all__ = ["choose", "judged_of", "said_of", "variants"]
 
+# Whose ranges recipes choose.
+INT8: Precision = "int8"
 # So many of the layers that hurt most go back to float, try after try.
 GIVEN_BACK = (1, 2, 4, 8)
 # The method of recipes that place pairs of Q/DQ in a way of their own.
@@ -25,6 +29,9 @@ PLACES = "nncf"
 # Its convolution goes through the scales of all channels at each call: seen on 2 cores, INT8 mobilenet_v2 at 64 pixels
 # takes 0.94 of the time with one scale for each weight.
 READS_SCALES = "onnxruntime"
+# What leaves so many decibels less than another that was refused, twice the noise, and loses less was lucky, unless it
+# answers better beyond what chance explains with this probability.
+LESS_SIGNAL, CHANCE = 3.0, 0.05
 # Training photos that layers are ranked on.
 RANKED_ON = 16
 
@@ -51,19 +58,22 @@ def _until_it_pays(plan: Plan, progress: Progress, force: bool) -> Iterator[Plan
     others = () if plan.target.engine.name == PLANNED else plan.recipes[1:]
     for recipe in others if _asks_for_more(plan) else ():
         alike = [each for each in tried if (each.recipe.method == PLACES) == (recipe.method == PLACES)]
-        if not alike or _loses_too_much(alike[-1]):
+        if not alike or _loses_too_much(alike[-1]) or _better_refused(alike[-1], tried):
             tried.append(plan.vary(recipe))
             yield tried[-1]
-            if not _asks_for_more(tried[-1]):
+            if not _asks_for_more(tried[-1]) and _better_refused(tried[-1], tried) is None:
                 return
     if fast := [each for each in tried if _loses_too_much(each) and _is_fast(each)]:
-        yield from _remedies(min(fast, key=_lost), progress, force)
+        sound = [each for each in fast if _better_refused(each, fast) is None]
+        yield from _remedies(min(sound, key=_lost), tried, progress, force)
     elif plan.settings.qat:
-        progress.say("--qat is left out: INT8 would be no faster than float here, whatever it loses")
+        slow = "INT8 would be no faster than float here, whatever it loses"
+        why = slow if _asks_for_more(plan) else "it would give nothing back, for INT8 does not lose too much"
+        progress.say(f"--qat is left out: {why}")
 
 
-def _remedies(nearest: Plan, progress: Progress, force: bool) -> Iterator[Plan]:
-    """Yield what may let a plan lose less that is fast but loses too much."""
+def _remedies(nearest: Plan, tried: Sequence[Plan], progress: Progress, force: bool) -> Iterator[Plan]:
+    """Yield what may let a plan lose less that is fast but loses too much, as others that were tried do."""
     if nearest.settings.qat:
         aware = nearest.vary(aware=True)
         yield aware
@@ -78,13 +88,28 @@ def _remedies(nearest: Plan, progress: Progress, force: bool) -> Iterator[Plan]:
             return
         variant = nearest.vary(float_layers=worst[:count])
         yield variant
-        if not _loses_too_much(variant):
+        if not _loses_too_much(variant) and _better_refused(variant, tried) is None:
             return
 
 
 def choose(tried: Sequence[Plan]) -> Plan:
-    """Return the plan that ships: the last that pays, else the first."""
-    return next((each for each in reversed(tried) if _pays(each)), tried[0])
+    """Return the plan that ships: the last that pays and was not lucky, else the first."""
+    good = (each for each in reversed(tried) if _pays(each) and _better_refused(each, tried) is None)
+    return next(good, tried[0])
+
+
+def said_of(plan: Plan, tried: Sequence[Plan]) -> str:
+    """Return what is to be said of a plan that was judged: the verdict's reason, and that it was lucky, if it was
+    beside others that were tried."""
+    reason = judged_of(plan).verdict.reason
+    better = _better_refused(plan, tried) if _pays(plan) else None
+    if better is None:
+        return reason
+    ours, theirs = (_signal(each) for each in (plan, better))
+    return (
+        f"{reason}. But it leaves {ours:.1f} dB of signal where {better.way}, which was refused, leaves {theirs:.1f}, "
+        "and answers no better beyond chance: it was lucky, and does not ship"
+    )
 
 
 def judged_of(plan: Plan) -> Judged:
@@ -101,13 +126,40 @@ def _pays(plan: Plan) -> bool:
     return verdict.precision not in verdict.outside and not _asks_for_more(plan)
 
 
+def _better_refused(plan: Plan, tried: Sequence[Plan]) -> Plan | None:
+    """Return a plan that was refused for what it loses though its INT8 leaves far more signal than this one's, which
+    answers no better beyond chance; None where there is none. What was trained on is another network, whose signal
+    tells nothing."""
+    if INT8 not in plan.target.engine.precisions:
+        return None
+    for other in tried:
+        refused = other.aware == plan.aware and INT8 in judged_of(other).verdict.outside
+        if refused and _signal(other) >= _signal(plan) + LESS_SIGNAL and not _answers_better(plan, other):
+            return other
+    return None
+
+
+def _signal(plan: Plan) -> float:
+    """Return how much signal INT8 leaves, in decibels."""
+    left = judged_of(plan).of(INT8).signal_db
+    return math.inf if left is None else left
+
+
+def _answers_better(plan: Plan, other: Plan) -> bool:
+    """Say whether a plan's INT8 answers better than another's, beyond chance."""
+    best, others = (each.held_logits[INT8].argmax(axis=1) for each in (plan, other))
+    drop = compare_paired(best, others, labels_of(plan.photos.held))
+    return drop.points > 0 and drop.p_value < CHANCE
+
+
 def _may_be_faster(plan: Plan) -> bool:
     """Say whether INT8 pays, was timed beside a float that may ship in its place, and has a scale for each channel on
-    an engine that is slower for it."""
+    an engine that is slower for it; where photos are too few to tell what that costs, it is not worth it."""
     verdict, engine, recipe = judged_of(plan).verdict, plan.target.engine, plan.recipe
     by_channels = engine.name == READS_SCALES and recipe.per_channel and recipe.method != PLACES
     chosen = verdict.precision == "int8" and verdict.speed_up is not None and "fp32" in engine.precisions
-    return by_channels and chosen and _pays(plan)
+    told = can_tell(verdict.drop.images, plan.target.budget.accuracy_drop_points)
+    return by_channels and chosen and told and _pays(plan)
 
 
 def _asks_for_more(plan: Plan) -> bool:
@@ -117,9 +169,11 @@ def _asks_for_more(plan: Plan) -> bool:
 
 def _loses_too_much(plan: Plan) -> bool:
     """Say whether something that the target prefers to what ships was refused for what it loses: what is too slow is
-    not helped by layers in float, nor by other ranges."""
-    verdict = judged_of(plan).verdict
-    return bool(verdict.outside) and verdict.precision not in verdict.outside
+    not helped by layers in float, nor by other ranges. Where nothing was lost and that is no proof, nothing helps."""
+    judged, strict = judged_of(plan), plan.settings.strict_budget
+    outside = judged.verdict.outside
+    less_may_help = any(not strict or judged.of(each).held_out_drop.lost for each in outside)
+    return judged.verdict.precision not in outside and less_may_help
 
 
 def _is_too_slow(plan: Plan) -> bool:

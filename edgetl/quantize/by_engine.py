@@ -7,10 +7,10 @@ from itertools import chain
 
 import onnx
 
+from edgetl.outcomes import Statistics
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_nncf import quantize_by_nncf
 from edgetl.quantize.by_onnxruntime import head_of, quantize_graph
-from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray, Precision
 

@@ -20,9 +20,9 @@ from onnxruntime.quantization import CalibrationDataReader
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError, missing_library
+from edgetl.outcomes import Ranges, Statistics
 from edgetl.quantize.bias import correct_biases
 from edgetl.quantize.quiet import quiet_tools
-from edgetl.quantize.ranges import Ranges, Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Precision
 

@@ -12,9 +12,9 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from edgetl.outcomes import Ranges, Statistics
 from edgetl.quantize.bias import correct_biases
 from edgetl.quantize.quiet import quiet_tools
-from edgetl.quantize.ranges import Ranges, Statistics
 from edgetl.quantize.weights import weight_overrides
 from edgetl.recipe import CalibrationRecipe
 

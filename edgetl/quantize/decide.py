@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgetl.metrics import Drop, compare_paired
-from edgetl.records import IntArray, Precision, Record, SpeedUp
+from edgetl.outcomes import Verdict
+from edgetl.records import IntArray, Precision, SpeedUp
 from edgetl.target import TargetProfile
 
-__all__ = ["Candidate", "Verdict", "decide", "is_inside"]
+__all__ = ["Candidate", "can_tell", "decide", "is_inside"]
 
 # What is not so many times faster than what could ship already is not worth what it loses.
 WORTH = 1.02
@@ -26,21 +27,15 @@ class Candidate:
     over_rival: SpeedUp | None = None
 
 
-class Verdict(Record):
-    """Which precision ships, and why, in one sentence; which were refused because they lose more than the budget; what
-    it loses against float on the held-out photos, and how much faster it is, None where that was not measured."""
-
-    precision: Precision
-    reason: str
-    outside: tuple[Precision, ...]
-    drop: Drop
-    speed_up: SpeedUp | None
-
-
 def is_inside(drop: Drop, budget_points: float, strict: bool) -> bool:
     """Say whether a drop is inside a budget: as measured or, if strict, at the worse end of its interval too."""
     points = drop.interval[1] if strict else drop.points
     return points <= budget_points + 1e-9  # one image is one image in spite of rounding
+
+
+def can_tell(images: int, budget_points: float) -> bool:
+    """Say whether so many images tell what is inside a budget: one that is lost is no more than that."""
+    return 100.0 / images <= budget_points + 1e-9
 
 
 def decide(
@@ -66,6 +61,7 @@ def decide(
         return Verdict(
             precision=precision,
             reason=reason,
+            remark="" if strict or len(candidates) == 1 else _coarse(len(actual), target.budget.accuracy_drop_points),
             outside=tuple(outside),
             drop=drops[precision],
             speed_up=candidates[precision].speed_up,
@@ -91,18 +87,11 @@ def _weigh(
     """Return what is to be said of one precision, and whether it may ship."""
     speed_up, over_rival = candidate.speed_up, candidate.over_rival
     name, budget, only = precision.upper(), target.budget.accuracy_drop_points, target.engine.precisions == (precision,)
-    points = f"{abs(drop.points):.2f}" if drop.points else "no"
-    low, high = drop.interval
-    change = (
-        f"{points} points {'gained' if drop.points < 0 else 'lost'} on {drop.images} held-out photos "
-        f"(95 % interval of the loss {low:.2f} to {high:.2f})"
-    )
+    change = drop.in_words("held-out photos")
     if not is_inside(drop, budget, strict):
         worse = " at the worse end of its interval" if is_inside(drop, budget, strict=False) else ""
         return f"{name} is outside the budget of {budget:g} points{worse}: {change}", False
-    one = 100.0 / drop.images
-    coarse = f". One photo is {one:.1f} points, so too few are held out to tell; --strict-budget asks for proof"
-    inside = f"inside the budget of {budget:g} points: {change}{coarse if one > budget and not strict else ''}"
+    inside = f"inside the budget of {budget:g} points: {change}"
     if speed_up is None:
         return f"{name}, whose speed was not measured here, is {inside}", True
     faster = _as_words(speed_up)
@@ -116,6 +105,16 @@ def _weigh(
         return f"{name} so quantized is {little}: {times}", False
     said = "the speed of float, which may not ship," if speed_up.low <= 1.0 else "faster"
     return f"{name} is {faster} {said}{f' ({times})' if times else ''} and {inside}", True
+
+
+def _coarse(images: int, budget: float) -> str:
+    """Return what so many images cannot tell of a budget, in words; empty where they are enough."""
+    if can_tell(images, budget):
+        return ""
+    return (
+        f"One held-out photo is {100.0 / images:.1f} points, so {images} are too few to tell what is inside "
+        f"{budget:g}; --strict-budget asks for proof"
+    )
 
 
 def _as_words(speed_up: SpeedUp) -> str:

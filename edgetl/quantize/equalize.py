@@ -12,7 +12,8 @@ import onnxruntime
 from onnx import numpy_helper
 
 from edgetl.compile import feed_of
-from edgetl.quantize.ranges import Statistics, calibrate
+from edgetl.outcomes import Statistics
+from edgetl.quantize.ranges import calibrate
 from edgetl.quantize.sensitivity import measure_signal
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Progress

@@ -12,14 +12,13 @@ import torch
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 from edgetl.errors import CalibrationError
+from edgetl.outcomes import Ranges
 from edgetl.quantize.quiet import quiet_tools
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray
 
-__all__ = ["Extremes", "Histogram", "Histograms", "Observer", "Ranges", "observer_of"]
+__all__ = ["Extremes", "Histogram", "Histograms", "Observer", "observer_of"]
 
-# The smallest and the largest value of a tensor that its quantized form shall hold, by the tensor's name.
-Ranges = dict[str, tuple[float, float]]
 # The smallest and the largest value, shape (2,).
 Extreme = npt.NDArray[np.float64]
 

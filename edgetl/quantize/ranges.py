@@ -16,24 +16,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError
-from edgetl.quantize.observers import Ranges, observer_of
+from edgetl.outcomes import Statistics
+from edgetl.quantize.observers import observer_of
 from edgetl.recipe import CalibrationRecipe
-from edgetl.records import FloatArray, ImageArray, Record
+from edgetl.records import FloatArray, ImageArray
 
-__all__ = ["Ranges", "Statistics", "calibrate"]
+__all__ = ["calibrate"]
 
 # Bytes of activations that are looked at at once, unless one image's tensor alone has more.
 AT_ONCE = 64 * 2**20
 # What is added to the graph: the axes of places, and the tensors that are looked at.
 PLACES, MEANS, LEAST, MOST = "_places", "_channel_means", "_least", "_most"
-
-
-class Statistics(Record):
-    """What calibration saw of each activation, by its name: the range that its quantized form shall hold and, of what
-    convolutions over planes read, the mean of each channel."""
-
-    ranges: Ranges
-    means: dict[str, tuple[float, ...]]
 
 
 def calibrate(model: onnx.ModelProto, batches: Iterable[ImageArray], recipe: CalibrationRecipe) -> Statistics:

@@ -10,8 +10,9 @@ import onnx
 import onnxruntime
 
 from edgetl.compile import feed_of
+from edgetl.metrics import signal_to_noise
+from edgetl.outcomes import Statistics
 from edgetl.quantize.by_onnxruntime import quantize_graph
-from edgetl.quantize.ranges import Statistics
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Progress
 
@@ -20,8 +21,6 @@ __all__ = ["measure_signal", "rank_layers"]
 # Layers that multiply by weights, and means, whose few values a head may read in float: what the others lose, they
 # pass on.
 RANKED = {"Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"}
-# Stands for the power of logits that are zero.
-LEAST = 1e-30
 # Images that go through a graph at once: its activations are all that memory holds of them.
 AT_ONCE = 4
 
@@ -49,7 +48,7 @@ def rank_layers(
     layers = [name for name in layers if name not in always_float]
     expected = _answer(model, images)
     ratios = {
-        layer: _decibels(expected, _answer(quantize_graph(model, statistics, recipe, only=[layer]), images))
+        layer: signal_to_noise(expected, _answer(quantize_graph(model, statistics, recipe, only=[layer]), images))
         for layer in progress.track(layers, "quantizing layers one by one", len(layers))
     }
     hurt = {layer: ratio for layer, ratio in ratios.items() if ratio < math.inf}
@@ -65,7 +64,7 @@ def measure_signal(
 ) -> float:
     """Return the signal-to-noise ratio of a graph's logits, in decibels, once another that is to compute the same is
     quantized as ONNX Runtime takes it; infinite where they stay. The others are those of `rank_layers`."""
-    return _decibels(_answer(original, images), _answer(quantize_graph(model, statistics, recipe), images))
+    return signal_to_noise(_answer(original, images), _answer(quantize_graph(model, statistics, recipe), images))
 
 
 def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
@@ -76,8 +75,3 @@ def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     parts = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
     return np.concatenate([session.run(None, feed_of(model, part))[0] for part in parts])
-
-
-def _decibels(expected: FloatArray, found: FloatArray) -> float:
-    signal, noise = (float(np.square(each, dtype=np.float64).sum()) for each in (expected, found - expected))
-    return 10 * math.log10(max(signal, LEAST) / noise) if noise else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic_core import PydanticUndefined
 
 from edgetl.bundle import Bundle
-from edgetl.cli.build import _print_result
-from edgetl.pipeline import BuildReport, Summary
+from edgetl.cli.build import _print_result, _print_table
+from edgetl.pipeline import BuildReport, BuildSettings, Summary
 
 Run = Callable[..., Any]
 STAGES = [
@@ -61,8 +63,13 @@ class TestResult:
         ran = edgetl("build", *flags(small_build), "--out", out)
         lines = ran.out.strip().splitlines()
         assert ran.code == 0
-        assert lines[0].startswith("frozen stage ")
-        assert [line.split()[0] for line in lines[1:3]] == ["fp32", "int8"]
+        assert lines[0] == "Accuracy is on 6 val photos that nothing was chosen by."
+        assert re.fullmatch(r"frozen stage \S+ %, fine-tuned \S+ % \(95 % interval \S+ to \S+\)", lines[1])
+        rest = lines[2:] if lines[2].startswith("fp32") else lines[3:]
+        assert [line.split()[0] for line in rest[:3]] == ["fp32", "int8", "tried"]
+        assert re.search(r"recipe minmax, signal left of float's logits: int8 \d+\.\d dB$", rest[2])
+        assert any(line.startswith("One held-out photo is 33.3 points, so 3 are too few to tell") for line in lines)
+        assert any(line.startswith("Calibration: 27 photos calibrate: with fewer than 100") for line in lines)
         assert sum(line.endswith("MB  <- ships") for line in lines) == 1
         assert lines[-4:] == [
             "Next:",
@@ -121,14 +128,48 @@ def test_when_and_at_what_load_it_was_timed_is_said(
     assert said in shown
 
 
-@pytest.mark.parametrize(("frozen", "said"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [(0.4, None), (0.5, "Fine-tuning brought nothing there"), (1.0, "Fine-tuning lost 50.00 points there")],
+)
 def test_fine_tuning_that_brought_nothing_is_said(
-    frozen: float, said: bool, built: Bundle, capsys: pytest.CaptureFixture[str]
+    frozen: float, said: str | None, several: bool, built: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = BuildReport.model_validate_json(built.read("report.json"))
-    accuracy = report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})
-    _print_result(Summary.of("here", "onnxruntime", report), report.model_copy(update={"accuracy": accuracy}), 1.0)
-    assert ("Fine-tuning brought nothing on the val photos" in capsys.readouterr().out) == said
+    report = report.model_copy(
+        update={"accuracy": report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})}
+    )
+    summary = Summary.of("here", "onnxruntime", report)
+    if several:
+        _print_table([summary, summary], report, [1.0, 1.0])
+    else:
+        _print_result(summary, report, 1.0)
+    shown = capsys.readouterr().out
+    assert f"frozen stage {100 * frozen:.2f} %, fine-tuned 50.00 %" in shown
+    assert ("Fine-tuning" in shown) == (said is not None)
+    assert f"{said or ''}" in shown
+
+
+def test_who_may_have_seen_the_photos_is_said_of_a_network_trained_elsewhere(
+    built: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = BuildReport.model_validate_json(built.read("report.json"))
+    accuracy = report.accuracy.model_copy(update={"frozen": None})
+    report = report.model_copy(update={"accuracy": accuracy, "training": None})
+    _print_result(Summary.of("here", "onnxruntime", report), report, 1.0)
+    shown = capsys.readouterr().out
+    assert "that edgetl chose nothing by; whether the network was trained on them is not known here." in shown
+    assert "nothing was chosen by" not in shown
+
+
+def test_help_says_the_defaults(edgetl: Run) -> None:
+    shown = " ".join(edgetl("build", "--help").out.split())
+    for name, field in BuildSettings.model_fields.items():
+        if field.default not in {None, PydanticUndefined, False}:
+            found = re.search(rf"--{name.replace('_', '-')} .*?\[default: (.*?)\]", shown)
+            assert found, name
+            assert found[1] == str(field.default), name
 
 
 class TestDryRun:
@@ -211,15 +252,17 @@ class TestWrongInput:
         [
             ({"backbone": "torchvision/squeezenet"}, "unknown backbone 'torchvision/squeezenet'. Did you mean "),
             ({"backbone": "edgetl/nan"}, "Did you mean edgetl/nano"),
-            ({"target": "cpus"}, "TargetError: unknown target 'cpus'. Did you mean cpu or"),
+            ({"target": "cpus"}, "TargetError: unknown target 'cpus'. Did you mean cpu"),
             ({"recipe": "percentil"}, "RecipeError: unknown recipe 'percentil'. Did you mean percentile"),
             (
                 {"fit": "stretch"},
-                "SettingsError: fit: Input should be 'auto', 'crop', 'squash' or 'pad', found 'stretch'",
+                "SettingsError: --fit: Input should be 'auto', 'crop', 'squash' or 'pad', found 'stretch'",
             ),
             ({"data": "nowhere"}, "DataError: nowhere: no such folder"),
             ({"weights": "none.pth"}, "BackboneError: --weights none.pth: no such file"),
-            ({"golden": -1}, "SettingsError: golden: "),
+            ({"golden": -1}, "SettingsError: --golden: "),
+            ({"budget": 150}, "--budget: Input should be less than or equal to 100, found 150.0 (points that may"),
+            ({"from_onnx": "a.onnx", "mean": "0.5,0.5"}, "--mean: must be three numbers, one a channel, such as"),
         ],
     )
     def test_what_is_wrong_is_told_in_a_line(

@@ -82,6 +82,6 @@ def test_the_ladder_is_printed_rung_by_rung(edgetl: Run, make_bundle: Callable[.
     ran = edgetl("verify", bundle, "--ladder")
     (line,) = [line for line in ran.out.splitlines() if line.startswith("core ")]
     assert line.split(maxsplit=1)[1].split("  ")[0] == "the graph"
-    assert line.endswith("0.0002    1e-05  0.99999  100.0 % of 128 photos, 1 of them near-ties")
+    assert line.endswith("0.0002    1e-05  0.99999  100.0 % of 128 photos; 1 changed among near-ties")
     assert "the trained network" in line
     assert "the trained network" not in edgetl("verify", bundle).out

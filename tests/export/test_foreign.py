@@ -51,7 +51,15 @@ def two_outputs(model: onnx.ModelProto) -> None:
 
 
 def bytes_in(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def halves_in(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def halves_inside(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.float16([1]), "half"))
 
 
 def one_channel(model: onnx.ModelProto) -> None:
@@ -80,7 +88,9 @@ class TestRefusals:
             (quantized, r"is quantized already \(it holds Q/DQ\).*give the float graph"),
             (nan, r"the weights first\.weight hold a NaN or an infinity"),
             (two_outputs, r"reads input and gives output, more, but a classifier"),
-            (bytes_in, r"reads float16 of shape .*, but photos come as float"),
+            (bytes_in, r"reads uint8 of shape .*, but photos come as float"),
+            (halves_in, r"computes in float16\. .* against float32: export it in that"),
+            (halves_inside, r"computes in float16\. .* against float32: export it in that"),
             (one_channel, r"reads float of shape \(-1, 1, 32, 32\), but photos"),
             (sigmoid, r"ends in a Sigmoid, so it says of each class whether it is there.*up to its logits"),
             (oblong, r"reads photos of 64x32, but edgetl fits photos to squares"),
@@ -115,6 +125,16 @@ class TestRefusals:
         with pytest.raises(GraphError, match=r"NominalRange_16_235, is not known here\. Say --mean and --std"):
             read_foreign(path, InputSpec())
         assert read_foreign(path, SPEC).mean == MEAN
+
+    def test_weights_in_a_file_that_is_not_beside_it_are_asked_for(self, tmp_path: Path) -> None:
+        model = onnx.load(write(tmp_path, network()))
+        onnx.save(model, tmp_path / "apart.onnx", save_as_external_data=True, location="apart.data", size_threshold=0)
+        whole = read_foreign(tmp_path / "apart.onnx", SPEC)
+        np.testing.assert_array_equal(whole.model.graph.initializer[0].dims, model.graph.initializer[0].dims)
+        (tmp_path / "apart.data").unlink()
+        message = r"apart\.onnx: its weights lie in apart\.data, which is not beside it\. Put that there too"
+        with pytest.raises(GraphError, match=message):
+            read_foreign(tmp_path / "apart.onnx", SPEC)
 
     def test_a_file_that_is_not_there_or_not_onnx_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(GraphError, match=r"gone\.onnx: no such file"):

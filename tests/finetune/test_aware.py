@@ -14,9 +14,10 @@ from torch.nn.utils import parametrize
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, hold_out, labels_of
 from edgetl.errors import TrainingError
-from edgetl.finetune import Classifier, History, Rounding, TuneSettings, Workbench, aware, fit_head, tune_aware
+from edgetl.finetune import Classifier, Rounding, TuneSettings, Workbench, aware, fit_head, tune_aware
 from edgetl.finetune.aware import _rounded_weight, _RoundedInput, _RoundedWeight
 from edgetl.finetune.features import extract_features
+from edgetl.outcomes import History
 from edgetl.quantize.weights import weight_overrides
 from edgetl.recipe import load_recipe
 from edgetl.records import Quiet

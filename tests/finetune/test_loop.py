@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, hold_out
 from edgetl.errors import TrainingError
-from edgetl.finetune import Classifier, History, LinearHead, TuneSettings, Workbench, classifier_logits, tune
+from edgetl.finetune import Classifier, LinearHead, TuneSettings, Workbench, classifier_logits, tune
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.head import fit_head
 from edgetl.finetune.loop import _rate
+from edgetl.outcomes import History
 from edgetl.records import Quiet
 
 CPU = torch.device("cpu")

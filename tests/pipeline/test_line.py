@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,14 @@ class TestBundle:
         assert "cross-validation on the 27 training photos" in card
         assert "precision on 3 more that were held out of training" in card
         assert 'Predictor.open("colours")' in card
+
+    def test_a_precision_that_was_named_was_not_chosen(self, small_build: dict[str, Any], tmp_path: Path) -> None:
+        card = build(BuildSettings(**small_build, precision="fp32", out=tmp_path / "out")).read("README.md").decode()
+        assert (
+            "regularisation and when to stop\n  on 3 more that were held out of training. Precision was named: fp32."
+            in card
+        )
+        assert "Ranges for quantization" not in card
 
 
 class TestReport:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,20 @@ class TestSecondBuild:
         assert again == built
         assert lines.said == [f"{built.folder} is up to date"]
         assert (built.folder / "manifest.json").stat().st_mtime_ns == written
+
+    def test_the_same_again_imports_nothing_that_takes_seconds(
+        self, built: Bundle, small_build: dict[str, Any], cache_base: Path
+    ) -> None:
+        script = (
+            "import sys\nfrom edgetl import BuildSettings, build\n"
+            f"bundle = build(BuildSettings(**{small_build!r}, out={str(built.folder)!r}))\n"
+            "print(bundle.folder, *{'torch', 'torchvision', 'onnx', 'sklearn', 'nncf', 'modelopt'} & set(sys.modules))"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "EDGETL_CACHE": str(cache_base)}, capture_output=True,
+            text=True, timeout=100, check=True,
+        )  # fmt: skip
+        assert ran.stdout == f"{built.folder}\n"
 
     @pytest.mark.usefixtures("no_work", "built")
     def test_another_out_is_written_from_the_stages_that_are_done(

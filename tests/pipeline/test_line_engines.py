@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetl import __version__
 from edgetl.bundle import Bundle
 from edgetl.compile.openvino_core import the_core
 from edgetl.pipeline import BuildReport, BuildSettings, build
@@ -40,7 +41,7 @@ def test_the_bundle_says_its_engine_and_verifies(other: Bundle, engine: str) -> 
     (one,) = verified.replayed
     assert (one.engine, one.precision) == (engine, other.manifest.artifact.precision)
     assert one.golden.top1_agreement == 1.0
-    assert f"pip install 'edgetl[{engine}]'" in other.read("README.md").decode()
+    assert f"pip install './edgetl-{__version__}-py3-none-any.whl[{engine}]'" in other.read("README.md").decode()
 
 
 def test_the_float_artifact_was_proved_on_the_engine(other: Bundle) -> None:

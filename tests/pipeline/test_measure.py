@@ -88,7 +88,7 @@ class TestBroken:
     @pytest.mark.usefixtures("wrong")
     def test_where_float_may_not_ship_it_stops_the_build(self, plan: Plan, tmp_path: Path) -> None:
         engine = plan.target.engine.model_copy(update={"precisions": ("int8",)})
-        forced = replace(plan, target=plan.target.model_copy(update={"engine": engine}))
+        forced = replace(plan, request=replace(plan.request, target=plan.target.model_copy(update={"engine": engine})))
         assert forced.compiled == plan.compiled
         with pytest.raises(ParityError, match="int8 on onnxruntime, cpu computes something else"):
             measure.answered(forced, Quiet(), tmp_path)

@@ -27,7 +27,7 @@ Keys = Callable[..., dict[str, str]]
 def keys_of(plan_of: Callable[..., Plan]) -> Keys:
     def keys_of(**changed: Any) -> dict[str, str]:
         plan = plan_of(**changed)
-        return {stage.name: stage.key for stage in (*plan.stages, plan.bundle)}
+        return {**{stage.name: stage.key for stage in plan.stages}, "bundle": plan.request.key}
 
     return keys_of
 
@@ -81,6 +81,18 @@ def test_other_weights_make_the_view_anew(keys_of: Keys, tmp_path: Path) -> None
     assert keys_of(weights=str(tmp_path / "w.pth"))["view"] != after["view"]
 
 
+def test_what_a_file_holds_is_in_the_key_of_the_bundle(keys_of: Keys, tmp_path: Path) -> None:
+    bundles = []
+    for content in (b"abc", b"abd", b"abc"):
+        (tmp_path / "w.pth").write_bytes(content)
+        bundles.append(keys_of(weights=str(tmp_path / "w.pth"))["bundle"])
+    assert bundles[0] == bundles[2] != bundles[1]
+    (tmp_path / "own.toml").write_bytes((Path(__file__).parents[2] / "calibration" / "minmax.toml").read_bytes())
+    before = keys_of(recipe=str(tmp_path / "own.toml"))["bundle"]
+    (tmp_path / "own.toml").write_text((tmp_path / "own.toml").read_text().replace("images = 200", "images = 100"))
+    assert keys_of(recipe=str(tmp_path / "own.toml"))["bundle"] != before
+
+
 def test_another_budget_judges_anew_and_makes_nothing_anew(keys_of: Keys, write_target: Callable[..., str]) -> None:
     before, after = keys_of(target=write_target()), keys_of(target=write_target(accuracy_drop_points=3.0))
     assert [name for name in ORDER if before[name] != after[name]] == ["judged", "bundle"]
@@ -127,7 +139,7 @@ def test_what_quantizes_as_an_earlier_precision_does_stands_behind_it(
 def test_what_is_missing_to_build_is_said_before_any_work(
     target: str, module: str, extra: str, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetl.pipeline.prepare.find_spec", lambda name: None)
+    monkeypatch.setattr("edgetl.pipeline.request.find_spec", lambda name: None)
     message = rf"{module} is needed to build for [\w-]+ and is not installed\. Run: pip install 'edgetl\[{extra}\]'"
     with pytest.raises(MissingError, match=message):
         plan_of(target=target)

@@ -54,8 +54,13 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(key: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=rf"^{key}: (Input|String) should .*, found "):
+    with pytest.raises(SettingsError, match=rf"^--{key.replace('_', '-')}: (Input|String) should .*, found "):
         read_settings(None, {**FLAGS, key: value})
+
+
+def test_a_wrong_flag_beside_a_config_file_names_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^--epochs: Input should be greater than .* 0, found -2 \(of fine-tuning"):
+        read_settings(write(tmp_path, "epochs = 3\n"), {**FLAGS, "epochs": -2})
 
 
 def test_a_wrong_value_in_a_config_file_names_the_file(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from edgetl.bundle import Bundle
+from edgetl.outcomes import Statistics
 from edgetl.pipeline import BuildSettings, make_plan, steps
 from edgetl.pipeline.plan import CORE
 from edgetl.pipeline.results import Calibrated
-from edgetl.quantize import Statistics
 from edgetl.records import Quiet
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgetl.bench import summarise
@@ -20,6 +22,11 @@ from edgetl.target import load_target
 WORST = tuple(f"layer{number}" for number in range(26))
 IS_FAST = variants._is_fast
 Tried = tuple[str, tuple[str, ...]]
+
+
+def asking(plan: Plan, **changes: Any) -> Plan:
+    """Return a plan, what it was asked for changed."""
+    return replace(plan, request=replace(plan.request, **changes))
 
 
 @pytest.fixture
@@ -93,7 +100,7 @@ def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
     refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
     monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
     target = load_target(write_target(engine=engine, precisions=("int8", "fp16")))
-    seen = variants.variants(replace(plan, target=target), Quiet())
+    seen = variants.variants(asking(plan, target=target), Quiet())
     assert next(seen).recipe.name == "minmax"
     assert [each.recipe.name for each in islice(seen, 1)] == ["percentile"] * more
 
@@ -105,7 +112,7 @@ def test_where_nothing_is_quantized_by_ranges_there_is_nothing_else_to_try(
     refused = first.verdict.model_copy(update={"precision": "fp32", "outside": ("fp16",)})
     monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
     target = load_target(write_target(engine="openvino", precisions=("fp16", "fp32")))
-    assert len(list(variants.variants(replace(plan, target=target), Quiet()))) == 1
+    assert len(list(variants.variants(asking(plan, target=target), Quiet()))) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +127,7 @@ def test_where_int8_is_too_slow_nncf_places_its_pairs_otherwise(
     monkeypatch.setattr(variants, "judged_of", lambda each: slow)
     recipes = tuple(load_recipe(name) for name in ("minmax", "percentile", "nncf", "entropy"))
     target = load_target(write_target(precisions=precisions))
-    seen = list(variants.variants(replace(plan, target=target, recipes=recipes), Quiet()))
+    seen = list(variants.variants(asking(plan, target=target, recipes=recipes), Quiet()))
     assert [each.recipe.name for each in seen] == tried
 
 
@@ -138,7 +145,7 @@ def test_what_is_too_slow_and_then_loses_too_much_ends_in_layers_of_what_lost(
     monkeypatch.setattr(variants, "judged_of", judge)
     monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
     recipes = tuple(load_recipe(name) for name in ("minmax", "nncf"))
-    seen = list(variants.variants(replace(plan, recipes=recipes), Quiet()))
+    seen = list(variants.variants(asking(plan, recipes=recipes), Quiet()))
     assert [(each.recipe.name, len(each.float_layers)) for each in seen] == [
         ("minmax", 0), ("nncf", 0), ("nncf", 1), ("nncf", 2), ("nncf", 4), ("nncf", 8),
     ]  # fmt: skip
@@ -160,7 +167,7 @@ def test_layers_go_back_to_float_in_what_loses_too_much_but_is_fast(
     monkeypatch.setattr(variants, "_is_fast", lambda each: fast and each.recipe.name == "nncf")
     monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
     recipes = tuple(load_recipe(name) for name in ("minmax", "nncf", "percentile"))
-    seen = list(variants.variants(replace(plan, recipes=recipes), Quiet()))
+    seen = list(variants.variants(asking(plan, recipes=recipes), Quiet()))
     assert [each.recipe.name for each in seen] == ["minmax", "nncf", "percentile", *["nncf"] * len(layers)]
     assert [len(each.float_layers) for each in seen[3:]] == layers
     assert variants.choose(seen) is seen[0]
@@ -195,7 +202,7 @@ class TestRefusals:
         target = load_target(write_target(engine="openvino", precisions=("int8", "bf16", "fp32")))
         recipes = tuple(load_recipe(name) for name in ("minmax", "nncf", "percentile"))
         settings = plan.settings.model_copy(update={"qat": 2})
-        return replace(plan, target=target, recipes=recipes, settings=settings)
+        return asking(plan, target=target, recipes=recipes, settings=settings)
 
     def test_other_ranges_are_tried_where_they_were_lacking_though_other_pairs_were_slow(
         self, intel: Plan, walk: Callable[..., tuple[list[str], Plan]]
@@ -218,7 +225,7 @@ class TestRefusals:
         self, plan: Plan, write_target: Callable[..., str], walk: Callable[..., tuple[list[str], Plan]]
     ) -> None:
         target = load_target(write_target(engine="tensorrt", precisions=("int8+fp16", "fp16")))
-        jetson = replace(plan, target=target, settings=plan.settings.model_copy(update={"qat": 2}))
+        jetson = asking(plan, target=target, settings=plan.settings.model_copy(update={"qat": 2}))
         tried, ships = walk(jetson, {"minmax": ("fp16", ("int8+fp16",)), "else": ("fp16", ("int8+fp16", "fp16"))})
         assert (len(tried), ships.aware) == (2, False)
 
@@ -254,6 +261,7 @@ class TestAware:
         monkeypatch.setattr(variants, "_is_too_slow", lambda variant: False)
         monkeypatch.setattr(variants, "_may_be_faster", lambda variant: False)
         monkeypatch.setattr(variants, "_pays", lambda variant: variant.aware)
+        monkeypatch.setattr(variants, "_better_refused", lambda variant, tried: None)
 
     def test_it_is_tried_after_the_recipes_by_the_best_of_them(
         self, plan: Plan, monkeypatch: pytest.MonkeyPatch
@@ -299,7 +307,7 @@ class TestAware:
         refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
         monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
         target = load_target(write_target(engine="tensorrt", precisions=("int8", "fp16")))
-        seen = list(variants.variants(replace(plan, target=target), Quiet()))
+        seen = list(variants.variants(asking(plan, target=target), Quiet()))
         assert [(each.recipe.name, each.aware) for each in seen] == [("minmax", False), ("minmax", True)]
 
     def test_where_int8_is_not_faster_it_is_left_out_and_that_is_said(
@@ -328,25 +336,109 @@ def test_float_ships_as_first_judged_where_nothing_helps(try_all: Callable[..., 
     assert (ships.recipe.name, ships.float_layers) == ("minmax", ())
 
 
+class TestLuck:
+    """A way that leaves far less signal than another that was refused, and yet loses less."""
+
+    @pytest.fixture
+    def seen(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Plan]]:
+        """Return a function that walks the variants where min-max keeps 30 dB and is refused and percentile keeps so
+        many and is not, given how many of 40 photos min-max and percentile alone answer right."""
+        first = plan.judged.read("judged", Judged)
+        (int8,) = (each for each in first.measured if each.precision == "int8")
+        labels = np.zeros(40, dtype=np.int64)
+        monkeypatch.setattr(variants, "labels_of", lambda photos: labels)
+        monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
+
+        def seen(signal_db: float | None, minmax: int, percentile: int) -> list[Plan]:
+            right = {"minmax": slice(minmax), "percentile": slice(minmax, minmax + percentile), "entropy": slice(0)}
+
+            def judge(variant: Plan) -> Judged:
+                lucky = variant.recipe.name == "percentile" and not variant.float_layers
+                signal = signal_db if variant.recipe.name == "percentile" else 30.0
+                verdict = first.verdict.model_copy(
+                    update={"outside": () if lucky else ("int8",), "precision": "int8" if lucky else "fp32"}
+                )
+                drop = int8.held_out_drop.model_copy(update={"points": 1.0})
+                update = {"held_out_drop": drop, "signal_db": signal}
+                return first.model_copy(
+                    update={"verdict": verdict, "measured": (first.measured[0], int8.model_copy(update=update))}
+                )
+
+            def answer(variant: Plan) -> dict[str, Any]:
+                logits = np.tile([0.0, 1.0], (len(labels), 1))
+                logits[right[variant.recipe.name]] = (1.0, 0.0)
+                return {"int8": logits}
+
+            monkeypatch.setattr(variants, "judged_of", judge)
+            monkeypatch.setattr(Plan, "held_logits", property(answer))
+            return list(variants.variants(plan, Quiet()))
+
+        return seen
+
+    @pytest.mark.parametrize(
+        ("signal_db", "minmax", "percentile"),
+        [(27.1, 0, 1), (None, 0, 1), (9.7, 0, 5)],
+        ids=["nearly as much", "all of it", "better beyond chance"],
+    )
+    def test_what_is_as_good_ships(
+        self, signal_db: float | None, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
+    ) -> None:
+        tried = seen(signal_db, minmax, percentile)
+        assert [each.recipe.name for each in tried] == ["minmax", "percentile"]
+        assert variants.choose(tried) is tried[1]
+        assert "lucky" not in variants.said_of(tried[1], tried)
+
+    @pytest.mark.parametrize(("minmax", "percentile"), [(0, 1), (0, 4), (1, 5), (2, 1)])
+    def test_what_was_lucky_does_not_and_the_search_goes_on(
+        self, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
+    ) -> None:
+        tried = seen(26.9, minmax, percentile)
+        assert [each.recipe.name for each in tried[:3]] == ["minmax", "percentile", "entropy"]
+        # Layers go back to float in what is sound, not in what was lucky.
+        assert {each.recipe.name for each in tried[3:]} == {"minmax"}
+        assert variants.choose(tried) is tried[0]
+        assert variants.said_of(tried[1], tried).endswith(
+            "But it leaves 26.9 dB of signal where recipe minmax, which was refused, leaves 30.0, and answers no "
+            "better beyond chance: it was lucky, and does not ship"
+        )
+        assert "lucky" not in variants.said_of(tried[0], tried)
+
+
 @pytest.fixture
 def strict(settings: BuildSettings, write_target: Callable[..., str]) -> BuildSettings:
     """Return a build for which no way to quantize can do: three held-out photos prove nothing."""
     return settings.model_copy(update={"strict_budget": True, "target": write_target()})
 
 
+def test_proof_that_so_few_photos_cannot_give_is_said_at_once_and_not_searched_for(
+    built: Bundle, strict: BuildSettings, lines: Any
+) -> None:
+    report = BuildReport.model_validate_json(build(strict, lines).read("report.json"))
+    (tried,) = report.tried
+    assert tried.drops["int8"].lost == 0
+    said = "--strict-budget: where none of 3 held-out photos is lost, up to 100.0 points may be all the same"
+    assert sum(line.startswith(said) for line in lines.said) == 1
+    assert lines.said.index(next(line for line in lines.said if line.startswith("--strict"))) < 4
+
+
 def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
     built: Bundle, strict: BuildSettings, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(variants, "_loses_too_much", lambda variant: True)
     bundle = build(strict, lines)
     report = BuildReport.model_validate_json(bundle.read("report.json"))
     assert report.judged.verdict.precision == "fp32"
     assert [each.way.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
     assert [len(each.way.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
-    assert all(len(each.drops) == 1 for each in report.tried)
+    assert all(len(each.drops) == len(each.signals_db) == 1 for each in report.tried)
+    assert all((each.signals_db["int8"] or 0.0) > 1.0 for each in report.tried)
     assert report.way == report.tried[0].way
     card = bundle.read("README.md").decode()
-    assert "Tried too: recipe percentile: INT8 is outside" in card
-    assert ", 2 layers in float: INT8 is outside" in card
+    assert re.search(
+        r"- Tried: recipe percentile \(signal left of float's logits: int8 \d+\.\d dB\): INT8 is outside", card
+    )
+    assert re.search(r", 2 layers in float \(.*\): INT8 is outside", card)
+    assert "Ranges for quantization" not in card
     assert any(line.endswith("Next: recipe percentile") for line in lines.said)
 
     def refuse(*given: object) -> None:

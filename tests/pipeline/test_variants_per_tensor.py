@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,11 @@ from edgetl.records import Quiet, SpeedUp
 from edgetl.target import load_target
 
 
+def asking(plan: Plan, **changes: Any) -> Plan:
+    """Return a plan, what it was asked for changed."""
+    return replace(plan, request=replace(plan.request, **changes))
+
+
 @pytest.fixture
 def plan(built: Bundle, settings: BuildSettings) -> Plan:
     return make_plan(settings, Quiet())
@@ -30,7 +36,8 @@ class TestPerTensor:
         """Judge that INT8 pays, and does not where it must be faster than a rival."""
         first = plan.judged.read("judged", Judged)
         speed_up = SpeedUp(ratio=2.0, low=1.9, high=2.1)
-        pays = first.verdict.model_copy(update={"precision": "int8", "outside": (), "speed_up": speed_up})
+        drop = first.verdict.drop.model_copy(update={"images": 1000})
+        pays = first.verdict.model_copy(update={"precision": "int8", "outside": (), "speed_up": speed_up, "drop": drop})
         self.verdicts = {False: pays, True: pays.model_copy(update={"precision": "fp32"})}
         monkeypatch.setattr(variants, "READS_SCALES", "onnxruntime")
         monkeypatch.setattr(
@@ -51,6 +58,12 @@ class TestPerTensor:
         assert variants.choose(tried) is tried[0]
         self.verdicts[True] = self.verdicts[False]
         assert variants.choose(tried) is tried[1]
+
+    def test_it_is_not_tried_where_photos_are_too_few_to_tell_what_it_costs(self, plan: Plan) -> None:
+        pays = self.verdicts[False]
+        for images, tried in ((199, 1), (200, 2)):
+            self.verdicts[False] = pays.model_copy(update={"drop": pays.drop.model_copy(update={"images": images})})
+            assert len(list(variants.variants(plan, Quiet()))) == tried
 
     def test_another_precision_that_would_ship_then_does_not(self, plan: Plan) -> None:
         tried = list(variants.variants(plan, Quiet()))
@@ -76,7 +89,8 @@ class TestPerTensor:
         if speed_up is None:
             self.verdicts[False] = self.verdicts[False].model_copy(update={"speed_up": None})
         target = load_target(write_target(engine=engine, precisions=precisions))
-        seen = variants.variants(replace(plan, target=target, recipe=plan.recipe.model_copy(update=recipe)), Quiet())
+        asked = replace(asking(plan, target=target), recipe=plan.recipe.model_copy(update=recipe))
+        seen = variants.variants(asked, Quiet())
         assert len(list(seen)) == 1
 
 
@@ -106,7 +120,10 @@ def test_one_scale_for_each_weight_is_timed_beside_what_pays_already_and_reporte
     ahead = "4.00x (4.00 to 4.00) faster (2.00x (2.00 to 2.00) the speed of what could ship before)"
     behind = "INT8 so quantized is not faster beyond the noise of timing: 1.00x (1.00 to 1.00) the speed of what could"
     assert (ahead if wins else behind) in report.tried[1].reason
-    assert (f"Tried too: recipe minmax, one scale for each weight: {behind}" in card) == (not wins)
+    tried_too = (
+        r"- Tried too: recipe minmax, one scale for each weight \(signal left of float's logits: int8 \d+\.\d dB\): "
+    )
+    assert (re.search(tried_too + re.escape(behind), card) is not None) == (not wins)
     graph = onnx.load(bundle.folder / "model.onnx").graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     scales = [stored[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]

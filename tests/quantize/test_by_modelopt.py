@@ -11,7 +11,8 @@ import pytest
 
 from edgetl.compile import compile_graph, in_float32
 from edgetl.errors import CalibrationError
-from edgetl.quantize import Statistics, calibrate
+from edgetl.outcomes import Statistics
+from edgetl.quantize import calibrate
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import load_recipe, recipe_names

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from edgetl.quantize import Candidate, Verdict, decide
+from edgetl.outcomes import Verdict
+from edgetl.quantize import Candidate, decide
 from edgetl.records import IntArray, Precision, SpeedUp
 from edgetl.target import Budget, EngineProfile, TargetProfile
 
