@@ -10,6 +10,7 @@ import numpy as np
 from edgetl.records import FloatArray, IntArray, Record
 
 __all__ = [
+    "MOST_DB",
     "Drop",
     "accuracy",
     "agreement",
@@ -24,8 +25,8 @@ __all__ = [
 
 # Sets of images drawn again, for a bootstrap interval.
 DRAWS = 10_000
-# Stands for the power of logits that are zero.
-LEAST_POWER = 1e-30
+# Decibels that stand for all of a signal: more than numbers of 64 bits hold.
+MOST_DB = 300.0
 # Where none of n images did something, fewer than 3/n of all do, with 95 % confidence (Hanley and Lippman-Hand 1983).
 NONE_SEEN = 3
 
@@ -69,9 +70,15 @@ def macro_f1(confusion: IntArray) -> float:
 
 def signal_to_noise(expected: FloatArray, found: FloatArray) -> float:
     """Return how much signal is left where logits are `found` in place of those `expected`, in decibels: 10 where what
-    they part by has a tenth of their power, infinite where they are equal; both have shape (images, classes)."""
+    they part by has a tenth of their power, `MOST_DB` where they are equal, the negative of that where any is not
+    finite; both have shape (images, classes)."""
+    if not np.isfinite(found).all():
+        return -MOST_DB
     signal, noise = (float(np.square(each, dtype=np.float64).sum()) for each in (expected, found - expected))
-    return 10 * math.log10(max(signal, LEAST_POWER) / noise) if noise else math.inf
+    if not noise:
+        return MOST_DB
+    decibels = 10 * (math.log10(signal) - math.log10(noise)) if signal else -MOST_DB
+    return max(-MOST_DB, min(MOST_DB, decibels))
 
 
 def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.metrics import (
+    MOST_DB,
     Drop,
     accuracy,
     agreement,
     calibration_error,
     compare_paired,
     confusion_matrix,
+    least_provable,
     macro_f1,
+    signal_to_noise,
     wilson_interval,
 )
 from edgetl.records import FloatArray, IntArray
@@ -45,6 +50,33 @@ def test_agreement_compares_the_top_classes_only() -> None:
     second = logits((9, 8, 7), (1, 0, 2), (0, 0, 1))
 
     assert agreement(first, second) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "decibels"),
+    [
+        (logits((3.3, 4.4)), 20.0),
+        (logits((3.0, 4.0)), MOST_DB),
+        (logits((0.0, 0.0)), 0.0),
+        (logits((math.inf, 4.0)), -MOST_DB),
+        (logits((math.nan, 4.0)), -MOST_DB),
+    ],
+    ids=["a tenth of each", "equal", "nothing", "infinite", "not a number"],
+)
+def test_signal_is_its_power_over_that_of_what_parts(found: FloatArray, decibels: float) -> None:
+    assert signal_to_noise(logits((3.0, 4.0)), found) == pytest.approx(decibels, abs=1e-4)
+
+
+def test_a_signal_of_zeros_is_all_there_or_buried() -> None:
+    assert signal_to_noise(logits((0.0, 0.0)), logits((0.0, 0.0))) == MOST_DB
+    assert signal_to_noise(logits((0.0, 0.0)), logits((1.0, 0.0))) == -MOST_DB
+
+
+def test_what_none_of_so_many_images_prove_is_the_upper_end_of_their_interval() -> None:
+    for images in (1, 3, 15, 600):
+        right = np.zeros(images, dtype=np.int64)
+        assert least_provable(images) == compare_paired(right, right, right).interval[1]
+    assert least_provable(600) == 0.5
 
 
 def test_agreement_of_unequal_counts_is_refused() -> None:

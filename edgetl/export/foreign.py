@@ -241,8 +241,8 @@ def _check_content(path: Path, model: onnx.ModelProto) -> None:
     kinds |= {entry.type.tensor_type.elem_type for entry in model.graph.input}
     for kind in sorted(kinds & HALVES):
         raise GraphError(
-            f"{path}: computes in {TensorProto.DataType.Name(kind).lower()}. edgetl makes lower precisions itself, and "
-            "measures them against float32: export it in that"
+            f"{path}: holds numbers of {TensorProto.DataType.Name(kind).lower()}. edgetl makes lower precisions "
+            "itself, and measures them against float32: export it in that"
         )
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():

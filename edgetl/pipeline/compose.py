@@ -103,7 +103,7 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         weights=plan.origin,
         target=plan.target.name,
         seed=settings.seed,
-        build=plan.request.key,
+        build=plan.key,
         accuracy=accuracy,
         ladder=judged.ladder,
         toolchain=versions_of(TOOLCHAIN),

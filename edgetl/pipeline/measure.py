@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -110,7 +109,7 @@ def judged(plan: Plan, progress: Progress, folder: Path) -> None:
             latency=latencies[name] if latencies else None,
             held_out_accuracy=accuracy(on_held[name].argmax(axis=1), held_labels),
             held_out_drop=_drop(on_held, name, held_labels),
-            signal_db=_signal(on_held, name),
+            signal_db=signal_to_noise(on_held["fp32"], on_held[name]),
             unseen=_unseen(on_unseen[name], unseen_labels, len(plan.photos.usable.labels), by_unseen[name])
             if name in on_unseen
             else None,
@@ -235,12 +234,6 @@ def _is_inside(plan: Plan, drop: Drop) -> bool:
 def _drop(on_held: Mapping[Precision, FloatArray], precision: Precision, labels: IntArray) -> Drop:
     """Return what a precision loses against float on the held-out photos."""
     return compare_paired(on_held["fp32"].argmax(axis=1), on_held[precision].argmax(axis=1), labels)
-
-
-def _signal(on_held: Mapping[Precision, FloatArray], precision: Precision) -> float | None:
-    """Return how much signal a precision leaves of float's logits for the held-out photos, in decibels."""
-    left = signal_to_noise(on_held["fp32"], on_held[precision])
-    return left if math.isfinite(left) else None
 
 
 def _ships(

@@ -66,10 +66,11 @@ class Plan:
     recipes this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
     graph, as they are, and, where it is `aware`, first trains the network quantization-aware. Where `rival` is not
     None, it quantizes as that does but for one scale for each weight, and must be faster. `engines` are the versions
-    of what compiles and quantizes.
+    of what compiles and quantizes, `key` is the request's as it was then: files may change while a build goes on.
     """
 
     request: Request
+    key: str
     recipe: CalibrationRecipe
     float_layers: tuple[str, ...]
     aware: bool

@@ -44,7 +44,7 @@ def plans_of(requests: Sequence[Request]) -> list[Plan]:
     graph = read_foreign(Path(first.from_onnx), _spec_of(first)) if first.from_onnx else None
     device = pick_device(first.device)
     network = graph or choose_weights(first.backbone, first.weights, first.seed)
-    dataset = requests[0].dataset
+    dataset = requests[0].ground.dataset
     if graph:
         dataset = dataset.labelled(_labels_of(first, graph, dataset))
     return [_make_plan(request, network, device, dataset) for request in requests]
@@ -113,7 +113,7 @@ def _make_plan(request: Request, network: ForeignGraph | WeightsChoice, device: 
         training = Training(weights=network, device=device, view=view, frozen=frozen, tuned=tuned)
     machine = describe_machine().model_dump(exclude={"load_1min", "date"})
     return Plan(
-        request=request, recipe=recipes[0], float_layers=(), aware=False,
+        request=request, key=request.key, recipe=recipes[0], float_layers=(), aware=False,
         engines=engines, photos=Photos(settings=settings, dataset=dataset, check=check), training=training,
         graph=graph, decoded=decoded, exported=exported, reference=Stage.of("reference", (), exported, machine),
     )  # fmt: skip

@@ -4,11 +4,12 @@ seconds to import, so that a build of what is there already is immediate."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from edgetl.bench import describe_machine, versions_of
 from edgetl.bundle import check_output, sha256_of
@@ -21,7 +22,7 @@ from edgetl.records import Progress
 from edgetl.runtime import devices_of
 from edgetl.target import ENGINE_KINDS, TargetProfile, load_target
 
-__all__ = ["TOOLCHAIN", "Request", "read_requests"]
+__all__ = ["TOOLCHAIN", "Ground", "Request", "read_requests"]
 
 # Whose versions a bundle names.
 TOOLCHAIN = (
@@ -30,47 +31,57 @@ TOOLCHAIN = (
 )  # fmt: skip
 # What a bundle depends on beside: what trains heads and what makes plans.
 BESIDE = ("scikit-learn", "tensorrt")
-# Weights that come with edgetl.
-EMBEDDED = Path(__file__).parents[1] / "backbones" / "weights"
 # Settings that say where something lies, or what it is called: its content counts.
 PLACES = {"out", "data", "target", "recipe", "weights", "labels", "from_onnx"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """One build as asked for: its target with what the settings change of it, and the recipes that may be tried, cheap
-    first; `list_photos` lists and hashes the photos, once for all builds that share them."""
+class Ground:
+    """What builds share that differ in `target` and `out` only: the photos, and what else a bundle depends on."""
 
     settings: BuildSettings
-    target: TargetProfile
-    recipes: tuple[CalibrationRecipe, ...]
-    list_photos: Callable[[], Dataset]
+    progress: Progress
 
     @cached_property
     def dataset(self) -> Dataset:
         """The photos, listed and hashed."""
-        return self.list_photos()
+        return read_dataset(self.settings.data, self.settings.seed, self.progress)
+
+    @cached_property
+    def identity(self) -> tuple[Any, ...]:
+        """The photos, every other file that is read, the libraries and the machine; not where training runs, which is
+        not what is asked for."""
+        machine = describe_machine().model_dump(exclude={"load_1min", "date"})
+        return self.dataset.digest, self._files, versions_of((*TOOLCHAIN, *BESIDE)), machine
+
+    @property
+    def _files(self) -> list[tuple[str, str | None]]:
+        """The name and the sha256 of each file that is read beside the photos, None for what is no file; a graph's with
+        all that it refers to."""
+        named = [Path(said) for said in (self.settings.labels, self.settings.weights) if said is not None]
+        files = [(path.name, sha256_of(path) if path.is_file() else None) for path in (*named, *_embedded())]
+        graph = self.settings.from_onnx
+        return [*files, (Path(graph).name, _hash_of_graph(graph))] if graph else files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One build as asked for: its target with what the settings change of it, and the recipes that may be tried, cheap
+    first, on ground that it may share."""
+
+    settings: BuildSettings
+    target: TargetProfile
+    recipes: tuple[CalibrationRecipe, ...]
+    ground: Ground
 
     @cached_property
     def key(self) -> str:
-        """The hash of all that the bundle depends on: edgetl's code, what is asked, the photos and every other file,
-        the machine and its libraries."""
-        machine = describe_machine().model_dump(exclude={"load_1min", "date"})
-        return Stage.of(
-            "bundle", ("",), self.settings.model_dump(mode="json", exclude=PLACES), self.target.model_dump(),
-            [recipe.model_dump() for recipe in self.recipes], self.dataset.digest, self._files,
-            versions_of((*TOOLCHAIN, *BESIDE)), machine, devices_of(self.target.engine.name),
-        ).key  # fmt: skip
-
-    @property
-    def _files(self) -> list[tuple[str, str]]:
-        """The name and the sha256 of each file that is read beside the photos; a graph's with all that it refers to."""
-        said = (self.settings.labels, self.settings.weights)
-        named = [path for path in map(Path, filter(None, said)) if path.is_file()]
-        files = [(path.name, sha256_of(path)) for path in (*named, *sorted(EMBEDDED.glob("*.safetensors")))]
-        if self.settings.from_onnx:
-            files.append((Path(self.settings.from_onnx).name, _hash_of_graph(self.settings.from_onnx)))
-        return files
+        """The hash of all that the bundle depends on: edgetl's code, what is asked, and the ground."""
+        said = self.settings.model_dump(mode="json", exclude=PLACES)
+        recipes = [recipe.model_dump() for recipe in self.recipes]
+        devices = devices_of(self.target.engine.name)
+        asked = (said, self.target.model_dump(), recipes, devices)
+        return Stage.of("bundle", ("",), *asked, *self.ground.identity).key
 
 
 def read_requests(builds: Sequence[BuildSettings], progress: Progress) -> list[Request]:
@@ -80,8 +91,7 @@ def read_requests(builds: Sequence[BuildSettings], progress: Progress) -> list[R
         EdgetlError: a target, a recipe or a place for the bundle that does not exist or cannot be used, or a library
             that is not here.
     """
-    first = builds[0]
-    list_photos = cache(partial(read_dataset, first.data, first.seed, progress))
+    ground = Ground(settings=builds[0], progress=progress)
     requests = []
     asked: dict[str, str] = {}
     for settings in builds:
@@ -90,7 +100,9 @@ def read_requests(builds: Sequence[BuildSettings], progress: Progress) -> list[R
             raise SettingsError(f"--target {asked[target.name]} and {settings.target} are both {target.name}")
         asked[target.name] = settings.target
         recipes = _load_recipes(settings, target)
-        requests.append(Request(settings=settings, target=target, recipes=recipes, list_photos=list_photos))
+        requests.append(Request(settings=settings, target=target, recipes=recipes, ground=ground))
+    if len({each.settings.out.resolve() for each in requests}) < len(requests):
+        raise SettingsError(f"--out {builds[0].out} would hold several bundles. Give each a folder of its own")
     return requests
 
 
@@ -156,10 +168,15 @@ def _load_recipes(settings: BuildSettings, target: TargetProfile) -> tuple[Calib
 def _hash_of_graph(path: str) -> str:
     """Return the sha256 of a graph with its weights, which may lie in files beside it; of nothing where it cannot be
     read."""
-    import onnx
-
     try:
+        import onnx
+
         content = onnx.load(path).SerializeToString(deterministic=True)
-    except Exception:  # protobuf's, onnx's and the file system's unrelated classes; whoever builds from it says which
+    except Exception:  # unrelated classes, and onnx may be missing; whoever builds from it says what is wrong
         content = b""
     return hashlib.sha256(content).hexdigest()
+
+
+def _embedded() -> list[Path]:
+    """Return the files of weights that come with edgetl."""
+    return sorted((Path(__file__).parents[1] / "backbones" / "weights").glob("*.safetensors"))

@@ -7,7 +7,7 @@ from typing import Literal
 from edgetl.bench import Machine
 from edgetl.bundle import Accuracies, Artifact, Rung
 from edgetl.data import Check
-from edgetl.metrics import Drop
+from edgetl.metrics import MOST_DB, Drop
 from edgetl.outcomes import History, Statistics, Verdict, ViewChoice
 from edgetl.pipeline.damage import Damage
 from edgetl.records import Latency, Precision, Preprocess, Record
@@ -118,7 +118,7 @@ class Answered(Record):
 
 
 class Unseen(Record):
-    """What the answers for the evaluation split come to, photos that nothing was chosen by, and what computed them."""
+    """What the answers for the evaluation split come to, which edgetl chose nothing by, and what computed them."""
 
     answered_by: str
     accuracy: float
@@ -132,7 +132,7 @@ class Measured(Record):
 
     `answered_by` is what answered for the held-out photos: for float the reference, else the artifact's own engine or,
     where that is not here, another on the same graph; `held_out_drop` is what it loses there against float, and
-    `signal_db` how much is left of the signal of float's logits, in decibels, None where nothing parts. `latency`
+    `signal_db` how much is left of the signal of float's logits, in decibels, `MOST_DB` where they stay. `latency`
     is None where this machine is not of the device's kind; `unseen` where the artifact does not ship, for the
     evaluation split measures float and what ships. `rungs` are those of the ladder that are its own: a quantized
     artifact stands on float's.
@@ -144,7 +144,7 @@ class Measured(Record):
     latency: Latency | None
     held_out_accuracy: float
     held_out_drop: Drop
-    signal_db: float | None
+    signal_db: float
     unseen: Unseen | None
     rungs: tuple[Rung, ...]
 
@@ -217,18 +217,18 @@ class Way(Record):
 
 class Tried(Record):
     """A way to quantize that was judged, what was said of it, what it lost on the held-out photos, and how much is left
-    of the signal of float's logits, in decibels, None where nothing parts; all by precision."""
+    of the signal of float's logits, in decibels; both by precision."""
 
     way: Way
     reason: str
     drops: dict[Precision, Drop]
-    signals_db: dict[Precision, float | None]
+    signals_db: dict[Precision, float]
 
     @property
     def signals_in_words(self) -> str:
         """How much of float's signal is left, by precision."""
-        left = ("all" if one is None else f"{one:.1f} dB" for one in self.signals_db.values())
-        return f"signal left of float's logits: {', '.join(map(' '.join, zip(self.signals_db, left, strict=True)))}"
+        left = [f"{each} {f'{one:.1f} dB' if one < MOST_DB else 'all'}" for each, one in self.signals_db.items()]
+        return f"signal left of float's logits: {', '.join(left)}"
 
 
 class Seconds(Record):
@@ -244,10 +244,10 @@ class BuildReport(Record):
     """Everything a build measured and decided.
 
     How photos are seen was chosen by cross-validation on a sample of `train_images`; regularisation, when to stop and
-    precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that nothing was
-    chosen by. `way` is the way to quantize by which the bundle was made, None where nothing is calibrated; `tried`
-    are all ways in their order, that one among them. `qat` is the quantization-aware training, None where there was
-    none. `training` is None where the network was trained elsewhere.
+    precision on `held_out_images`, training photos held out of training; `accuracy` is on a split that edgetl
+    chose nothing by. `way` is the way to quantize by which the bundle was made, None where nothing is calibrated;
+    `tried` are all ways in their order, that one among them. `qat` is the quantization-aware training, None where there
+    was none. `training` is None where the network was trained elsewhere.
     """
 
     backbone: str
@@ -274,7 +274,7 @@ class Summary(Record):
     """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
 
     `accuracy` and `drop`, what was lost against float unless that ships, are on the `images` photos of `split`, which
-    edgetl chose nothing by; `reason` is the verdict's.
+    edgetl chose nothing by; `reason` and `remark` are the verdict's.
     """
 
     bundle: str
@@ -282,6 +282,7 @@ class Summary(Record):
     engine: str
     precision: Precision
     reason: str
+    remark: str
     classes: int
     split: Literal["val", "test"]
     images: int
@@ -301,6 +302,7 @@ class Summary(Record):
             engine=engine,
             precision=shipped.precision,
             reason=report.judged.verdict.reason,
+            remark=report.judged.verdict.remark,
             classes=len(report.labels),
             split=report.accuracy.split,
             images=report.accuracy.images,

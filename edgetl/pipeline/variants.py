@@ -3,7 +3,6 @@ was asked for, then layers that go back to float; where it pays, one scale for e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,27 +48,26 @@ def variants(plan: Plan, progress: Progress, force: bool = False) -> Iterator[Pl
 
 
 def _until_it_pays(plan: Plan, progress: Progress, force: bool) -> Iterator[Plan]:
-    """Yield what to try until something pays."""
+    """Yield what to try until something pays, or nothing can."""
     yield plan
     if not plan.calibrates:
         return
     tried = [plan]
     # TensorRT takes minutes to make a plan.
-    others = () if plan.target.engine.name == PLANNED else plan.recipes[1:]
-    for recipe in others if _asks_for_more(plan) else ():
+    for recipe in () if plan.target.engine.name == PLANNED else plan.recipes[1:]:
+        if _ends(tried):
+            break
         alike = [each for each in tried if (each.recipe.method == PLACES) == (recipe.method == PLACES)]
         if not alike or _loses_too_much(alike[-1]) or _better_refused(alike[-1], tried):
             tried.append(plan.vary(recipe))
             yield tried[-1]
-            if not _asks_for_more(tried[-1]) and _better_refused(tried[-1], tried) is None:
-                return
-    if fast := [each for each in tried if _loses_too_much(each) and _is_fast(each)]:
+    fast = [each for each in tried if _loses_too_much(each) and _is_fast(each)]
+    if fast and not _ends(tried):
         sound = [each for each in fast if _better_refused(each, fast) is None]
         yield from _remedies(min(sound, key=_lost), tried, progress, force)
     elif plan.settings.qat:
         slow = "INT8 would be no faster than float here, whatever it loses"
-        why = slow if _asks_for_more(plan) else "it would give nothing back, for INT8 does not lose too much"
-        progress.say(f"--qat is left out: {why}")
+        progress.say(f"--qat is left out: {'INT8 loses nothing that must be won back' if _ends(tried) else slow}")
 
 
 def _remedies(nearest: Plan, tried: Sequence[Plan], progress: Progress, force: bool) -> Iterator[Plan]:
@@ -133,7 +131,7 @@ def _better_refused(plan: Plan, tried: Sequence[Plan]) -> Plan | None:
     if INT8 not in plan.target.engine.precisions:
         return None
     for other in tried:
-        refused = other.aware == plan.aware and INT8 in judged_of(other).verdict.outside
+        refused = other is not plan and other.aware == plan.aware and INT8 in judged_of(other).verdict.outside
         if refused and _signal(other) >= _signal(plan) + LESS_SIGNAL and not _answers_better(plan, other):
             return other
     return None
@@ -141,8 +139,7 @@ def _better_refused(plan: Plan, tried: Sequence[Plan]) -> Plan | None:
 
 def _signal(plan: Plan) -> float:
     """Return how much signal INT8 leaves, in decibels."""
-    left = judged_of(plan).of(INT8).signal_db
-    return math.inf if left is None else left
+    return judged_of(plan).of(INT8).signal_db
 
 
 def _answers_better(plan: Plan, other: Plan) -> bool:
@@ -167,13 +164,20 @@ def _asks_for_more(plan: Plan) -> bool:
     return _loses_too_much(plan) or _is_too_slow(plan)
 
 
+def _ends(tried: Sequence[Plan]) -> bool:
+    """Say whether nothing more need be tried after the last plan, or nothing can help: where nothing was lost and that
+    is no proof, nothing loses less."""
+    last, judged = tried[-1], judged_of(tried[-1])
+    if last.settings.strict_budget and judged.verdict.outside:
+        return not any(judged.of(each).held_out_drop.lost for each in judged.verdict.outside)
+    return not _asks_for_more(last) and _better_refused(last, tried) is None
+
+
 def _loses_too_much(plan: Plan) -> bool:
     """Say whether something that the target prefers to what ships was refused for what it loses: what is too slow is
-    not helped by layers in float, nor by other ranges. Where nothing was lost and that is no proof, nothing helps."""
-    judged, strict = judged_of(plan), plan.settings.strict_budget
-    outside = judged.verdict.outside
-    less_may_help = any(not strict or judged.of(each).held_out_drop.lost for each in outside)
-    return judged.verdict.precision not in outside and less_may_help
+    not helped by layers in float, nor by other ranges."""
+    verdict = judged_of(plan).verdict
+    return bool(verdict.outside) and verdict.precision not in verdict.outside
 
 
 def _is_too_slow(plan: Plan) -> bool:

@@ -34,8 +34,8 @@ def is_inside(drop: Drop, budget_points: float, strict: bool) -> bool:
 
 
 def can_tell(images: int, budget_points: float) -> bool:
-    """Say whether so many images tell what is inside a budget: one that is lost is no more than that."""
-    return 100.0 / images <= budget_points + 1e-9
+    """Say whether so many images tell what is inside a budget: one that is lost is no more than it, or none may be."""
+    return budget_points == 0 or 100.0 / images <= budget_points + 1e-9
 
 
 def decide(
@@ -53,6 +53,7 @@ def decide(
         strict: the worse end of the drop's interval must be inside the budget.
     """
     allowed, float_ = target.engine.precisions, candidates["fp32"].answers
+    weighed = len(allowed) > 1 and allowed[0] != "fp32"
     refused: dict[Precision, str] = {}
     drops = {name: compare_paired(float_, each.answers, actual) for name, each in candidates.items()}
 
@@ -61,7 +62,7 @@ def decide(
         return Verdict(
             precision=precision,
             reason=reason,
-            remark="" if strict or len(candidates) == 1 else _coarse(len(actual), target.budget.accuracy_drop_points),
+            remark="" if strict or not weighed else _coarse(len(actual), target.budget.accuracy_drop_points),
             outside=tuple(outside),
             drop=drops[precision],
             speed_up=candidates[precision].speed_up,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx
 import onnxruntime
 
 from edgetl.compile import feed_of
-from edgetl.metrics import signal_to_noise
+from edgetl.metrics import MOST_DB, signal_to_noise
 from edgetl.outcomes import Statistics
 from edgetl.quantize.by_onnxruntime import quantize_graph
 from edgetl.recipe import CalibrationRecipe
@@ -51,7 +50,7 @@ def rank_layers(
         layer: signal_to_noise(expected, _answer(quantize_graph(model, statistics, recipe, only=[layer]), images))
         for layer in progress.track(layers, "quantizing layers one by one", len(layers))
     }
-    hurt = {layer: ratio for layer, ratio in ratios.items() if ratio < math.inf}
+    hurt = {layer: ratio for layer, ratio in ratios.items() if ratio < MOST_DB}
     return dict(sorted(hurt.items(), key=lambda each: each[1]))
 
 
@@ -63,7 +62,7 @@ def measure_signal(
     images: ImageArray,
 ) -> float:
     """Return the signal-to-noise ratio of a graph's logits, in decibels, once another that is to compute the same is
-    quantized as ONNX Runtime takes it; infinite where they stay. The others are those of `rank_layers`."""
+    quantized as ONNX Runtime takes it; `MOST_DB` where they stay. The others are those of `rank_layers`."""
     return signal_to_noise(_answer(original, images), _answer(quantize_graph(model, statistics, recipe), images))
 
 

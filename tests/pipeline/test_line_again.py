@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from edgetl.bundle import Bundle
-from edgetl.errors import MissingError
-from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, steps
+from edgetl.errors import BackboneError, MissingError
+from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, build_each, steps
 from edgetl.records import Progress
 from edgetl.runtime import verify_bundle
 
@@ -64,6 +64,24 @@ class TestSecondBuild:
             text=True, timeout=100, check=True,
         )  # fmt: skip
         assert ran.stdout == f"{built.folder}\n"
+
+    def test_weights_that_are_not_there_are_not_up_to_date(self, built: Bundle, small_build: dict[str, Any]) -> None:
+        with pytest.raises(BackboneError, match=r"--weights randon: no such file"):
+            build(BuildSettings(**{**small_build, "weights": "randon"}, out=built.folder))
+
+    @pytest.mark.usefixtures("no_work")
+    def test_of_several_targets_only_what_is_not_up_to_date_is_written(
+        self, built: Bundle, small_build: dict[str, Any], tmp_path: Path, lines: Any
+    ) -> None:
+        shutil.copytree(built.folder, tmp_path / "cpu")
+        first = BuildSettings(**small_build, out=tmp_path / "cpu")
+        other = BuildSettings(**{**small_build, "precision": "fp32"}, target="arm64", out=tmp_path / "arm64")
+        found = build_each([first, other], lines)
+        assert next(found).folder == tmp_path / "cpu"
+        assert lines.said == ["target cpu", f"{tmp_path / 'cpu'} is up to date"]
+        # What is not there is begun, and the tests let no stage work.
+        with pytest.raises(AssertionError, match="begins to work"):
+            next(found)
 
     @pytest.mark.usefixtures("no_work", "built")
     def test_another_out_is_written_from_the_stages_that_are_done(

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from edgetl.bundle import Bundle
 from edgetl.data import load_image
 from edgetl.errors import BackboneError, BundleError, DataError, MissingError, RecipeError, SettingsError, TargetError
-from edgetl.pipeline import Plan
+from edgetl.pipeline import BuildSettings, Plan
 from edgetl.pipeline.plan import BATCH
-from edgetl.records import Border
+from edgetl.pipeline.request import read_requests
+from edgetl.records import Border, Quiet
 
 ORDER = [
     "check", "view", "decoded", "frozen", "tuned", "exported", "reference", "calibrated", "quantized", "compiled",
@@ -27,7 +31,7 @@ Keys = Callable[..., dict[str, str]]
 def keys_of(plan_of: Callable[..., Plan]) -> Keys:
     def keys_of(**changed: Any) -> dict[str, str]:
         plan = plan_of(**changed)
-        return {**{stage.name: stage.key for stage in plan.stages}, "bundle": plan.request.key}
+        return {**{stage.name: stage.key for stage in plan.stages}, "bundle": plan.key}
 
     return keys_of
 
@@ -87,10 +91,36 @@ def test_what_a_file_holds_is_in_the_key_of_the_bundle(keys_of: Keys, tmp_path: 
         (tmp_path / "w.pth").write_bytes(content)
         bundles.append(keys_of(weights=str(tmp_path / "w.pth"))["bundle"])
     assert bundles[0] == bundles[2] != bundles[1]
+    assert keys_of()["bundle"] != keys_of(weights=None)["bundle"]
     (tmp_path / "own.toml").write_bytes((Path(__file__).parents[2] / "calibration" / "minmax.toml").read_bytes())
     before = keys_of(recipe=str(tmp_path / "own.toml"))["bundle"]
     (tmp_path / "own.toml").write_text((tmp_path / "own.toml").read_text().replace("images = 200", "images = 100"))
     assert keys_of(recipe=str(tmp_path / "own.toml"))["bundle"] != before
+
+
+def test_a_graphs_weights_beside_it_are_in_the_key_of_the_bundle(
+    built: Bundle, small_build: dict[str, Any], tmp_path: Path
+) -> None:
+    graph, keys = onnx.load(built.folder / "model.onnx"), []
+    said = {"data": small_build["data"], "from_onnx": str(tmp_path / "theirs.onnx"), "out": tmp_path / "out"}
+    for scale in (1, 2, 1):
+        first = graph.graph.initializer[0]
+        first.CopyFrom(numpy_helper.from_array(np.full(64, scale, dtype=np.float32), first.name))
+        onnx.save(graph, tmp_path / "theirs.onnx", save_as_external_data=True, location="data", size_threshold=0)
+        (request,) = read_requests([BuildSettings(**said)], Quiet())
+        keys.append(request.key)
+    assert keys[0] == keys[2] != keys[1]
+    (tmp_path / "data").unlink()
+    (request,) = read_requests([BuildSettings(**said)], Quiet())
+    assert request.key not in keys
+
+
+def test_several_bundles_in_one_folder_are_refused(
+    small_build: dict[str, Any], write_target: Callable[..., str], tmp_path: Path
+) -> None:
+    both = [BuildSettings(**small_build, target=each, out=tmp_path / "out") for each in ("cpu", write_target())]
+    with pytest.raises(SettingsError, match=r"--out \S*out would hold several bundles\. Give each a folder of its own"):
+        read_requests(both, Quiet())
 
 
 def test_another_budget_judges_anew_and_makes_nothing_anew(keys_of: Keys, write_target: Callable[..., str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from edgetl.bench import summarise
 from edgetl.bundle import Bundle
+from edgetl.metrics import MOST_DB
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, steps, variants
 from edgetl.pipeline.results import Judged
 from edgetl.recipe import load_recipe
@@ -261,6 +262,7 @@ class TestAware:
         monkeypatch.setattr(variants, "_is_too_slow", lambda variant: False)
         monkeypatch.setattr(variants, "_may_be_faster", lambda variant: False)
         monkeypatch.setattr(variants, "_pays", lambda variant: variant.aware)
+        monkeypatch.setattr(variants, "_ends", lambda tried: not variants._asks_for_more(tried[-1]))
         monkeypatch.setattr(variants, "_better_refused", lambda variant, tried: None)
 
     def test_it_is_tried_after_the_recipes_by_the_best_of_them(
@@ -349,7 +351,7 @@ class TestLuck:
         monkeypatch.setattr(variants, "labels_of", lambda photos: labels)
         monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
 
-        def seen(signal_db: float | None, minmax: int, percentile: int) -> list[Plan]:
+        def seen(signal_db: float, minmax: int, percentile: int) -> list[Plan]:
             right = {"minmax": slice(minmax), "percentile": slice(minmax, minmax + percentile), "entropy": slice(0)}
 
             def judge(variant: Plan) -> Judged:
@@ -377,11 +379,11 @@ class TestLuck:
 
     @pytest.mark.parametrize(
         ("signal_db", "minmax", "percentile"),
-        [(27.1, 0, 1), (None, 0, 1), (9.7, 0, 5)],
+        [(27.1, 0, 1), (MOST_DB, 0, 1), (9.7, 0, 5)],
         ids=["nearly as much", "all of it", "better beyond chance"],
     )
     def test_what_is_as_good_ships(
-        self, signal_db: float | None, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
+        self, signal_db: float, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
     ) -> None:
         tried = seen(signal_db, minmax, percentile)
         assert [each.recipe.name for each in tried] == ["minmax", "percentile"]
@@ -402,6 +404,34 @@ class TestLuck:
             "better beyond chance: it was lucky, and does not ship"
         )
         assert "lucky" not in variants.said_of(tried[0], tried)
+
+    def test_what_so_few_photos_do_not_prove_was_not_lucky(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = plan.judged.read("judged", Judged)
+        (int8,) = (each for each in first.measured if each.precision == "int8")
+        refused = first.verdict.model_copy(update={"outside": ("int8",), "precision": "fp32"})
+        both = {
+            name: first.model_copy(
+                update={
+                    "verdict": refused,
+                    "measured": (
+                        first.measured[0],
+                        int8.model_copy(
+                            update={
+                                "signal_db": signal,
+                                "held_out_drop": int8.held_out_drop.model_copy(update={"lost": lost}),
+                            }
+                        ),
+                    ),
+                }
+            )
+            for name, signal, lost in (("minmax", 30.0, 1), ("percentile", 20.0, 0))
+        }
+        monkeypatch.setattr(variants, "judged_of", lambda each: both[each.recipe.name])
+        strict = asking(plan, settings=plan.settings.model_copy(update={"strict_budget": True}))
+        tried = list(variants.variants(strict, Quiet()))
+        assert [each.recipe.name for each in tried] == ["minmax", "percentile"]
+        assert variants.choose(tried) is tried[0]
+        assert variants.said_of(tried[1], tried) == refused.reason
 
 
 @pytest.fixture
@@ -425,13 +455,14 @@ def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
     built: Bundle, strict: BuildSettings, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(variants, "_loses_too_much", lambda variant: True)
+    monkeypatch.setattr(variants, "_ends", lambda tried: False)
     bundle = build(strict, lines)
     report = BuildReport.model_validate_json(bundle.read("report.json"))
     assert report.judged.verdict.precision == "fp32"
     assert [each.way.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
     assert [len(each.way.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
     assert all(len(each.drops) == len(each.signals_db) == 1 for each in report.tried)
-    assert all((each.signals_db["int8"] or 0.0) > 1.0 for each in report.tried)
+    assert all(each.signals_db["int8"] > 1.0 for each in report.tried)
     assert report.way == report.tried[0].way
     card = bundle.read("README.md").decode()
     assert re.search(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from edgetl.outcomes import Verdict
-from edgetl.quantize import Candidate, decide
+from edgetl.quantize import Candidate, can_tell, decide
 from edgetl.records import IntArray, Precision, SpeedUp
 from edgetl.target import Budget, EngineProfile, TargetProfile
 
@@ -36,7 +36,7 @@ TWICE = faster(2.0)
 
 def judge(
     lost: int, gained: int = 0, photos: int = 1000, budget: float = 0.5, speed_up: SpeedUp | None = TWICE,
-    strict: bool = False, over_rival: SpeedUp | None = None,
+    strict: bool = False, over_rival: SpeedUp | None = None, precisions: tuple[Precision, ...] = (),
 ) -> Verdict:  # fmt: skip
     """Return the verdict where INT8 loses and gains so many photos."""
     actual = np.zeros(photos, dtype=np.int64)
@@ -45,7 +45,7 @@ def judge(
     before[photos - gained :] = 1
     float_ = Candidate(speed_up=faster(1.0, 0.0), answers=before)
     int8 = Candidate(speed_up=speed_up, answers=after, over_rival=over_rival)
-    return decide({"fp32": float_, "int8": int8}, actual, target(budget), strict)
+    return decide({"fp32": float_, "int8": int8}, actual, target(budget, *precisions), strict)
 
 
 def test_int8_that_is_faster_and_inside_the_budget_ships() -> None:
@@ -149,16 +149,29 @@ def test_one_photo_is_one_photo_in_spite_of_rounding(photos: int) -> None:
     assert judge(lost=1, photos=photos, budget=min(100.0, 100 / photos)).precision == "int8"
 
 
-@pytest.mark.parametrize(("photos", "said"), [(100, True), (1000, False)])
-def test_where_one_photo_is_more_than_the_budget_too_few_are_said_to_be_held_out(photos: int, said: bool) -> None:
-    found = judge(lost=0, photos=photos)
-    assert found.precision == "int8"
-    assert (
-        found.reason.endswith(
-            "One photo is 1.0 points, so too few are held out to tell; --strict-budget asks for proof"
-        )
-        == said
-    )
+@pytest.mark.parametrize(
+    ("photos", "asked", "said"),
+    [(100, {}, True), (1000, {}, False), (100, {"strict": True}, False), (100, {"budget": 0.0}, False)],
+)
+def test_where_one_photo_is_more_than_the_budget_too_few_are_said_to_be_held_out(
+    photos: int, asked: dict[str, Any], said: bool
+) -> None:
+    found = judge(lost=0, photos=photos, **asked)
+    coarse = "One held-out photo is 1.0 points, so 100 are too few to tell what is inside 0.5"
+    assert found.remark == (f"{coarse}; --strict-budget asks for proof" if said else "")
+
+
+@pytest.mark.parametrize("precisions", [("int8",), ("fp32", "int8")], ids=["nothing else may", "float is preferred"])
+def test_nothing_is_said_of_too_few_photos_where_they_choose_nothing(precisions: tuple[Precision, ...]) -> None:
+    assert judge(lost=0, photos=100, precisions=precisions).remark == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "budget", "told"),
+    [(200, 0.5, True), (199, 0.5, False), (3, 100 / 3, True), (1, 100.0, True), (7, 0.0, True)],
+)
+def test_photos_can_tell_where_one_that_is_lost_is_inside(images: int, budget: float, told: bool) -> None:
+    assert can_tell(images, budget) is told
 
 
 class TestStrictBudget:
