@@ -44,6 +44,8 @@ from edgetl.runtime.on_onnxruntime import session_options
 
 NAME = "quantize_vs_peers"
 SESSIONS, ROUNDS, PER_ROUND = 7, 4, 15
+# A peer that takes longer to quantize a network is cut: edgetl's whole build takes less.
+PATIENCE_SECONDS = 900
 # Target -> the peers that are compared with there, and the suffix of what they make.
 TARGETS = {
     "cpu": {"onnxruntime": ".onnx", "nncf": ".onnx", "modelopt": ".onnx", "neural_compressor": ".onnx"},
@@ -123,7 +125,11 @@ def quantize_by(peer: str, python: str, core: Path, photos: Path, made: Path) ->
         return version.read_text(), None
     script = Path(__file__).with_name("quantize_peer.py")
     own = shutil.copy(core, made.with_suffix(".core.onnx"))  # some infer its shapes in place
-    ran = subprocess.run([python, script, peer, own, photos, made], capture_output=True, text=True, check=False)
+    command = [python, script, peer, own, photos, made]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "", f"not done after {PATIENCE_SECONDS / 60:g} minutes, and cut"
     lines = [line for line in (ran.stdout if ran.returncode == 0 else ran.stderr).splitlines() if line.strip()]
     if ran.returncode != 0:
         return "", lines[-1] if lines else f"exit {ran.returncode}"
