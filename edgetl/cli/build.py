@@ -193,7 +193,7 @@ def _print_table(summaries: list[Summary], report: BuildReport, seconds: list[fl
         )
     out.print()
     for each in summaries:
-        out.print(f"{each.target}: {each.reason}.{f' {each.remark}.' if each.remark else ''}")
+        out.print(f"{each.target}: {each.reason}.")
     took = ", ".join(f"{each.target} {one:.0f} s" for each, one in zip(summaries, seconds, strict=True))
     out.print(f"It took {took}.\n\nNext:")
     for each in summaries:

@@ -274,7 +274,7 @@ class Summary(Record):
     """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
 
     `accuracy` and `drop`, what was lost against float unless that ships, are on the `images` photos of `split`, which
-    edgetl chose nothing by; `reason` and `remark` are the verdict's.
+    edgetl chose nothing by; `reason` is the verdict's, with what so few photos cannot tell.
     """
 
     bundle: str
@@ -282,7 +282,6 @@ class Summary(Record):
     engine: str
     precision: Precision
     reason: str
-    remark: str
     classes: int
     split: Literal["val", "test"]
     images: int
@@ -301,8 +300,7 @@ class Summary(Record):
             target=report.target,
             engine=engine,
             precision=shipped.precision,
-            reason=report.judged.verdict.reason,
-            remark=report.judged.verdict.remark,
+            reason=". ".join(filter(None, (report.judged.verdict.reason, report.judged.verdict.remark))),
             classes=len(report.labels),
             split=report.accuracy.split,
             images=report.accuracy.images,

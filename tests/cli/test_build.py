@@ -42,7 +42,7 @@ class TestResult:
         ran = edgetl("build", *flags(small_build), "--out", tmp_path / "out", "--json")
         assert ran.code == 0
         assert list(ran.json) == [
-            "bundle", "target", "engine", "precision", "reason", "remark", "classes", "split", "images", "accuracy",
+            "bundle", "target", "engine", "precision", "reason", "classes", "split", "images", "accuracy",
             "drop", "latency_ms", "size_bytes", "seconds",
         ]  # fmt: skip
         assert {name: list(ran.json[name]) for name in ("accuracy", "latency_ms", "size_bytes", "seconds")} == {
