@@ -63,10 +63,10 @@ class Plan:
     """A build before it runs: what was asked, what was found, and its stages in order.
 
     The network is trained here, or `graph` is one that was trained elsewhere: one of the two is None. Of the request's
-    recipes this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core
-    graph, as they are, and, where it is `aware`, first trains the network quantization-aware. Where `rival` is not
-    None, it quantizes as that does but for one scale for each weight, and must be faster. `engines` are the versions
-    of what compiles and quantizes, `key` is the request's as it was then: files may change while a build goes on.
+    recipes this plan quantizes by `recipe`, leaves `float_layers`, nodes of the core graph, as they are, and, where it
+    is `aware`, first trains the network quantization-aware. Where `rival` is not None, it quantizes as that does but
+    for one scale for each weight, and must be faster. `engines` are the versions of what compiles and quantizes, `key`
+    is the request's as it was then: files may change while a build goes on.
     """
 
     request: Request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from edgetl.records import Progress, Quiet
 def settings(small_build: dict[str, Any], tmp_path: Path) -> BuildSettings:
     """Return the settings of the shared build, with an `out` of the test's own."""
     return BuildSettings(**small_build, out=tmp_path / "out")
+
+
+@pytest.fixture
+def plan(built: Bundle, settings: BuildSettings) -> Plan:
+    """Return the plan of the shared build, whose stages are done."""
+    return make_plan(settings, Quiet())
+
+
+@pytest.fixture(scope="session")
+def asking() -> Callable[..., Plan]:
+    """Return a function that gives a plan, what it was asked for changed."""
+
+    def asking(plan: Plan, **changes: Any) -> Plan:
+        return replace(plan, request=replace(plan.request, **changes))
+
+    return asking
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,9 +86,11 @@ class TestBroken:
             measure.answered(plan, Quiet(), tmp_path)
 
     @pytest.mark.usefixtures("wrong")
-    def test_where_float_may_not_ship_it_stops_the_build(self, plan: Plan, tmp_path: Path) -> None:
+    def test_where_float_may_not_ship_it_stops_the_build(
+        self, plan: Plan, tmp_path: Path, asking: Callable[..., Plan]
+    ) -> None:
         engine = plan.target.engine.model_copy(update={"precisions": ("int8",)})
-        forced = replace(plan, request=replace(plan.request, target=plan.target.model_copy(update={"engine": engine})))
+        forced = asking(plan, target=plan.target.model_copy(update={"engine": engine}))
         assert forced.compiled == plan.compiled
         with pytest.raises(ParityError, match="int8 on onnxruntime, cpu computes something else"):
             measure.answered(forced, Quiet(), tmp_path)

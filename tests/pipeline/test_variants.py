@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgetl.bench import summarise
-from edgetl.bundle import Bundle
-from edgetl.metrics import MOST_DB
-from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, steps, variants
+from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, measure, variants
 from edgetl.pipeline.results import Judged
 from edgetl.recipe import load_recipe
 from edgetl.records import Precision, Quiet
@@ -23,16 +18,6 @@ from edgetl.target import load_target
 WORST = tuple(f"layer{number}" for number in range(26))
 IS_FAST = variants._is_fast
 Tried = tuple[str, tuple[str, ...]]
-
-
-def asking(plan: Plan, **changes: Any) -> Plan:
-    """Return a plan, what it was asked for changed."""
-    return replace(plan, request=replace(plan.request, **changes))
-
-
-@pytest.fixture
-def plan(built: Bundle, settings: BuildSettings) -> Plan:
-    return make_plan(settings, Quiet())
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +80,12 @@ def test_the_worst_layers_of_the_best_recipe_go_back_to_float_until_it_pays(try_
 
 @pytest.mark.parametrize(("engine", "more"), [("openvino", True), ("tensorrt", False)])
 def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
-    engine: str, more: bool, plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    engine: str,
+    more: bool,
+    plan: Plan,
+    write_target: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    asking: Callable[..., Plan],
 ) -> None:
     first = plan.judged.read("judged", Judged)
     refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
@@ -107,7 +97,7 @@ def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
 
 
 def test_where_nothing_is_quantized_by_ranges_there_is_nothing_else_to_try(
-    plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan]
 ) -> None:
     first = plan.judged.read("judged", Judged)
     refused = first.verdict.model_copy(update={"precision": "fp32", "outside": ("fp16",)})
@@ -121,7 +111,7 @@ def test_where_nothing_is_quantized_by_ranges_there_is_nothing_else_to_try(
 )
 def test_where_int8_is_too_slow_nncf_places_its_pairs_otherwise(
     precisions: tuple[str, ...], tried: list[str], plan: Plan, write_target: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan],
 ) -> None:  # fmt: skip
     first = plan.judged.read("judged", Judged)
     slow = first.model_copy(update={"verdict": first.verdict.model_copy(update={"precision": "fp32", "outside": ()})})
@@ -133,7 +123,7 @@ def test_where_int8_is_too_slow_nncf_places_its_pairs_otherwise(
 
 
 def test_what_is_too_slow_and_then_loses_too_much_ends_in_layers_of_what_lost(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan]
 ) -> None:
     first = plan.judged.read("judged", Judged)
 
@@ -154,7 +144,7 @@ def test_what_is_too_slow_and_then_loses_too_much_ends_in_layers_of_what_lost(
 
 @pytest.mark.parametrize(("fast", "layers"), [(True, [1, 2, 4, 8]), (False, [])])
 def test_layers_go_back_to_float_in_what_loses_too_much_but_is_fast(
-    fast: bool, layers: list[int], plan: Plan, monkeypatch: pytest.MonkeyPatch
+    fast: bool, layers: list[int], plan: Plan, monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan]
 ) -> None:
     first = plan.judged.read("judged", Judged)
 
@@ -199,7 +189,7 @@ class TestRefusals:
         return walk
 
     @pytest.fixture
-    def intel(self, plan: Plan, write_target: Callable[..., str]) -> Plan:
+    def intel(self, plan: Plan, write_target: Callable[..., str], asking: Callable[..., Plan]) -> Plan:
         target = load_target(write_target(engine="openvino", precisions=("int8", "bf16", "fp32")))
         recipes = tuple(load_recipe(name) for name in ("minmax", "nncf", "percentile"))
         settings = plan.settings.model_copy(update={"qat": 2})
@@ -223,7 +213,11 @@ class TestRefusals:
         assert str(ships.way) == "recipe minmax"
 
     def test_what_is_outside_the_budget_after_training_does_not_ship_in_place_of_what_is_inside(
-        self, plan: Plan, write_target: Callable[..., str], walk: Callable[..., tuple[list[str], Plan]]
+        self,
+        plan: Plan,
+        write_target: Callable[..., str],
+        walk: Callable[..., tuple[list[str], Plan]],
+        asking: Callable[..., Plan],
     ) -> None:
         target = load_target(write_target(engine="tensorrt", precisions=("int8+fp16", "fp16")))
         jetson = asking(plan, target=target, settings=plan.settings.model_copy(update={"qat": 2}))
@@ -303,7 +297,7 @@ class TestAware:
         assert lines.said[-1].endswith("is up to date")
 
     def test_it_is_tried_for_tensorrt_which_has_fp16_in_place_of_layers_in_float(
-        self, plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+        self, plan: Plan, write_target: Callable[..., str], monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan]
     ) -> None:
         first = plan.judged.read("judged", Judged)
         refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
@@ -336,147 +330,3 @@ def test_float_ships_as_first_judged_where_nothing_helps(try_all: Callable[..., 
     tried, ships = try_all({})
     assert [layers for _, layers in tried] == [(), (), (), WORST[:1], WORST[:2], WORST[:4], WORST[:8]]
     assert (ships.recipe.name, ships.float_layers) == ("minmax", ())
-
-
-class TestLuck:
-    """A way that leaves far less signal than another that was refused, and yet loses less."""
-
-    @pytest.fixture
-    def seen(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Plan]]:
-        """Return a function that walks the variants where min-max keeps 30 dB and is refused and percentile keeps so
-        many and is not, given how many of 40 photos min-max and percentile alone answer right."""
-        first = plan.judged.read("judged", Judged)
-        (int8,) = (each for each in first.measured if each.precision == "int8")
-        labels = np.zeros(40, dtype=np.int64)
-        monkeypatch.setattr(variants, "labels_of", lambda photos: labels)
-        monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
-
-        def seen(signal_db: float, minmax: int, percentile: int) -> list[Plan]:
-            right = {"minmax": slice(minmax), "percentile": slice(minmax, minmax + percentile), "entropy": slice(0)}
-
-            def judge(variant: Plan) -> Judged:
-                lucky = variant.recipe.name == "percentile" and not variant.float_layers
-                signal = signal_db if variant.recipe.name == "percentile" else 30.0
-                verdict = first.verdict.model_copy(
-                    update={"outside": () if lucky else ("int8",), "precision": "int8" if lucky else "fp32"}
-                )
-                drop = int8.held_out_drop.model_copy(update={"points": 1.0})
-                update = {"held_out_drop": drop, "signal_db": signal}
-                return first.model_copy(
-                    update={"verdict": verdict, "measured": (first.measured[0], int8.model_copy(update=update))}
-                )
-
-            def answer(variant: Plan) -> dict[str, Any]:
-                logits = np.tile([0.0, 1.0], (len(labels), 1))
-                logits[right[variant.recipe.name]] = (1.0, 0.0)
-                return {"int8": logits}
-
-            monkeypatch.setattr(variants, "judged_of", judge)
-            monkeypatch.setattr(Plan, "held_logits", property(answer))
-            return list(variants.variants(plan, Quiet()))
-
-        return seen
-
-    @pytest.mark.parametrize(
-        ("signal_db", "minmax", "percentile"),
-        [(27.1, 0, 1), (MOST_DB, 0, 1), (9.7, 0, 5)],
-        ids=["nearly as much", "all of it", "better beyond chance"],
-    )
-    def test_what_is_as_good_ships(
-        self, signal_db: float, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
-    ) -> None:
-        tried = seen(signal_db, minmax, percentile)
-        assert [each.recipe.name for each in tried] == ["minmax", "percentile"]
-        assert variants.choose(tried) is tried[1]
-        assert "lucky" not in variants.said_of(tried[1], tried)
-
-    @pytest.mark.parametrize(("minmax", "percentile"), [(0, 1), (0, 4), (1, 5), (2, 1)])
-    def test_what_was_lucky_does_not_and_the_search_goes_on(
-        self, minmax: int, percentile: int, seen: Callable[..., list[Plan]]
-    ) -> None:
-        tried = seen(26.9, minmax, percentile)
-        assert [each.recipe.name for each in tried[:3]] == ["minmax", "percentile", "entropy"]
-        # Layers go back to float in what is sound, not in what was lucky.
-        assert {each.recipe.name for each in tried[3:]} == {"minmax"}
-        assert variants.choose(tried) is tried[0]
-        assert variants.said_of(tried[1], tried).endswith(
-            "But it leaves 26.9 dB of signal where recipe minmax, which was refused, leaves 30.0, and answers no "
-            "better beyond chance: it was lucky, and does not ship"
-        )
-        assert "lucky" not in variants.said_of(tried[0], tried)
-
-    def test_what_so_few_photos_do_not_prove_was_not_lucky(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = plan.judged.read("judged", Judged)
-        (int8,) = (each for each in first.measured if each.precision == "int8")
-        refused = first.verdict.model_copy(update={"outside": ("int8",), "precision": "fp32"})
-        both = {
-            name: first.model_copy(
-                update={
-                    "verdict": refused,
-                    "measured": (
-                        first.measured[0],
-                        int8.model_copy(
-                            update={
-                                "signal_db": signal,
-                                "held_out_drop": int8.held_out_drop.model_copy(update={"lost": lost}),
-                            }
-                        ),
-                    ),
-                }
-            )
-            for name, signal, lost in (("minmax", 30.0, 1), ("percentile", 20.0, 0))
-        }
-        monkeypatch.setattr(variants, "judged_of", lambda each: both[each.recipe.name])
-        strict = asking(plan, settings=plan.settings.model_copy(update={"strict_budget": True}))
-        tried = list(variants.variants(strict, Quiet()))
-        assert [each.recipe.name for each in tried] == ["minmax", "percentile"]
-        assert variants.choose(tried) is tried[0]
-        assert variants.said_of(tried[1], tried) == refused.reason
-
-
-@pytest.fixture
-def strict(settings: BuildSettings, write_target: Callable[..., str]) -> BuildSettings:
-    """Return a build for which no way to quantize can do: three held-out photos prove nothing."""
-    return settings.model_copy(update={"strict_budget": True, "target": write_target()})
-
-
-def test_proof_that_so_few_photos_cannot_give_is_said_at_once_and_not_searched_for(
-    built: Bundle, strict: BuildSettings, lines: Any
-) -> None:
-    report = BuildReport.model_validate_json(build(strict, lines).read("report.json"))
-    (tried,) = report.tried
-    assert tried.drops["int8"].lost == 0
-    said = "--strict-budget: where none of 3 held-out photos is lost, up to 100.0 points may be all the same"
-    assert sum(line.startswith(said) for line in lines.said) == 1
-    assert lines.said.index(next(line for line in lines.said if line.startswith("--strict"))) < 4
-
-
-def test_every_way_that_was_tried_is_in_the_report_and_none_is_tried_twice(
-    built: Bundle, strict: BuildSettings, lines: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(variants, "_loses_too_much", lambda variant: True)
-    monkeypatch.setattr(variants, "_ends", lambda tried: False)
-    bundle = build(strict, lines)
-    report = BuildReport.model_validate_json(bundle.read("report.json"))
-    assert report.judged.verdict.precision == "fp32"
-    assert [each.way.recipe for each in report.tried[:3]] == ["minmax", "percentile", "entropy"]
-    assert [len(each.way.float_layers) for each in report.tried] == [0, 0, 0, 1, 2, 4, 8]
-    assert all(len(each.drops) == len(each.signals_db) == 1 for each in report.tried)
-    assert all(each.signals_db["int8"] > 1.0 for each in report.tried)
-    assert report.way == report.tried[0].way
-    card = bundle.read("README.md").decode()
-    assert re.search(
-        r"- Tried: recipe percentile \(signal left of float's logits: int8 \d+\.\d dB\): INT8 is outside", card
-    )
-    assert re.search(r", 2 layers in float \(.*\): INT8 is outside", card)
-    assert "Ranges for quantization" not in card
-    assert any(line.endswith("Next: recipe percentile") for line in lines.said)
-
-    def refuse(*given: object) -> None:
-        raise AssertionError("something is made again")
-
-    for stage in list(steps.STEPS):
-        monkeypatch.setitem(steps.STEPS, stage, refuse)
-    monkeypatch.setattr(variants, "rank_layers", refuse)
-    again = build(strict.model_copy(update={"out": strict.out.with_name("again")}), lines)
-    assert BuildReport.model_validate_json(again.read("report.json")).tried == report.tried

@@ -11,21 +11,10 @@ import onnx
 import pytest
 
 from edgetl.bench import summarise
-from edgetl.bundle import Bundle
-from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, make_plan, measure, variants
+from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, measure, variants
 from edgetl.pipeline.results import Judged
 from edgetl.records import Quiet, SpeedUp
 from edgetl.target import load_target
-
-
-def asking(plan: Plan, **changes: Any) -> Plan:
-    """Return a plan, what it was asked for changed."""
-    return replace(plan, request=replace(plan.request, **changes))
-
-
-@pytest.fixture
-def plan(built: Bundle, settings: BuildSettings) -> Plan:
-    return make_plan(settings, Quiet())
 
 
 class TestPerTensor:
@@ -84,7 +73,7 @@ class TestPerTensor:
     )
     def test_it_is_not_tried_where_it_cannot_help_or_tell(
         self, engine: str, recipe: dict[str, Any], speed_up: Any, precisions: tuple[str, ...], plan: Plan,
-        write_target: Callable[..., str],
+        write_target: Callable[..., str], asking: Callable[..., Plan],
     ) -> None:  # fmt: skip
         if speed_up is None:
             self.verdicts[False] = self.verdicts[False].model_copy(update={"speed_up": None})
