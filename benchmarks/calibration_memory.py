@@ -84,10 +84,11 @@ def main() -> None:
                 for images in options.images:
                     asked = [sys.executable, __file__, "--child", str(path), recipe, str(images)]
                     ran = subprocess.run(asked, capture_output=True, text=True, check=True)
-                    rows[f"{recipe}, {images} images"] = json.loads(ran.stdout.splitlines()[-1])
-                    print(name, recipe, images, rows[f"{recipe}, {images} images"], file=sys.stderr, flush=True)
+                    row = f"{recipe}, {images} images"
+                    rows[row] = json.loads(ran.stdout.splitlines()[-1])
+                    print(name, row, rows[row], flush=True)
             figures[name] = {"weights_mb": path.stat().st_size / 1e6, **rows}
-    save_result("calibration_memory", {"networks": figures})
+            save_result("calibration_memory", {"networks": figures}, shown=False)
 
 
 if __name__ == "__main__":

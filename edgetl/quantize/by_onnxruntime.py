@@ -14,6 +14,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgetl.outcomes import Ranges, Statistics
 from edgetl.quantize.bias import correct_biases
+from edgetl.quantize.mapped import without_weights
 from edgetl.quantize.quiet import quiet_tools
 from edgetl.quantize.weights import weight_overrides
 from edgetl.recipe import CalibrationRecipe
@@ -44,7 +45,7 @@ def quantize_graph(
         only: names of the nodes to quantize; all where none is named.
     """
     image = model.graph.input[0].name
-    pooled = onnx.shape_inference.infer_shapes(model)
+    pooled = _with_shapes(model)
     ranges, flat = _pool_means(pooled.graph, statistics.ranges)
     ranges = _share_ranges(pooled.graph, ranges)
     bytes_as_they_stand = [{"rmin": np.float32(0), "rmax": np.float32(1)}]
@@ -78,6 +79,15 @@ def head_of(graph: onnx.GraphProto) -> list[str]:
     logits = graph.output[0].name
     heads = [node for node in graph.node if logits in node.output and node.op_type in {"Gemm", "MatMul"}]
     return [node.name for node in heads if node.name]
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph that knows the shapes of its activations."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info)
+    return copy
 
 
 def _pool_means(graph: onnx.GraphProto, ranges: Ranges) -> tuple[Ranges, list[str]]:

@@ -8,11 +8,11 @@ from itertools import chain
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.outcomes import Statistics
+from edgetl.quantize.mapped import open_mapped, without_weights
 from edgetl.quantize.ranges import calibrate
 from edgetl.quantize.sensitivity import measure_signal
 from edgetl.recipe import CalibrationRecipe
@@ -70,7 +70,7 @@ def calibrate_equalized(
         CalibrationError: as `calibrate` does.
     """
     statistics, equal = calibrate(model, read("calibrating"), recipe), equalize_channels(model, read("equalizing"))
-    if equal == model:
+    if equal is model:
         return model, statistics
     ways = ((model, statistics), (equal, calibrate(equal, read("calibrating what is equalized"), recipe)))
     images = np.concatenate(list(sample))
@@ -82,7 +82,8 @@ def calibrate_equalized(
 def equalize_channels(model: onnx.ModelProto, batches: Iterable[ImageArray]) -> onnx.ModelProto:
     """Return a graph that computes the same with channels that are equally large: where only ReLU, pooling and joining
     stand between convolutions, a channel is made larger by the weights before it and smaller by those behind it (Nagel
-    et al. 2019, section 4.1, by what activations reach in place of weights, as Meller et al. 2019 do).
+    et al. 2019, section 4.1, by what activations reach in place of weights, as Meller et al. 2019 do). Where nothing
+    can be, it is the graph itself.
 
     Branches that a Concat joins become equally large too. What passes anything else, as an Add or a mean, stays, and so
     does all of a graph that holds others, as an If does, for they may read its channels. INT8 gains by it where it
@@ -95,12 +96,11 @@ def equalize_channels(model: onnx.ModelProto, batches: Iterable[ImageArray]) -> 
         model: the core graph; it stays as it is.
         batches: training images, uint8 of shape (images, height, width, 3).
     """
-    equal: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
-    blocks = _blocks(equal.graph)
-    stored = {tensor.name: tensor for tensor in equal.graph.initializer}
+    blocks = _blocks(model.graph)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     values = {name: numpy_helper.to_array(stored[name]).copy() for name in _weights(blocks)}
     if not values:
-        return equal
+        return model
     peaks = _peaks(model, sorted({part.node.input[0] for block in blocks for part in block.readers}), batches)
     for together in _joined(blocks):
         reached = [_reached(block, peaks) for block in together]
@@ -113,8 +113,12 @@ def equalize_channels(model: onnx.ModelProto, batches: Iterable[ImageArray]) -> 
             for part in block.readers:
                 weight = values[part.node.input[1]]
                 weight[:, part.start : part.start + block.channels] /= larger.reshape(-1, *[1] * (weight.ndim - 2))
-    for name, value in values.items():
-        stored[name].CopyFrom(numpy_helper.from_array(value, name))
+    equal = without_weights(model)
+    del equal.graph.initializer[:]
+    for name, tensor in stored.items():
+        # Each goes as it is written: memory never holds three of all.
+        value = values.pop(name, None)
+        equal.graph.initializer.append(tensor if value is None else numpy_helper.from_array(value, name))
     return equal
 
 
@@ -182,12 +186,9 @@ def _reached(block: _Block, peaks: dict[str, FloatArray]) -> FloatArray:
 
 def _peaks(model: onnx.ModelProto, tensors: list[str], batches: Iterable[ImageArray]) -> dict[str, FloatArray]:
     """Return the largest magnitude of each channel of planes (images, channels, ...), by name."""
-    watched = onnx.ModelProto.FromString(model.SerializeToString())
-    given = {port.name for port in watched.graph.output}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = {port.name for port in model.graph.output}
+    more = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in tensors if name not in given])
+    session = open_mapped(model, more)
     peaks: dict[str, FloatArray] = {}
     for images in batches:
         for row in range(len(images)):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError
 from edgetl.outcomes import Statistics
+from edgetl.quantize.mapped import open_mapped, without_weights
 from edgetl.quantize.observers import observer_of
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray
@@ -96,17 +94,7 @@ class _Network:
         sizes = _sizes(model)
         self.at_once = max(1, AT_ONCE // sum(sizes.values()))
         self._groups = [list(sizes)] if reduced else list(_grouped(sizes, AT_ONCE))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # What no layer reads any more goes back at once, in place of staying for the next run.
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "watched.onnx"
-            # Messages of one kind, one behind the other, are one message: the weights are not copied for it.
-            with path.open("wb") as file:
-                file.write(model.SerializeToString())
-                file.write(self._watch(model, list(sizes)).SerializeToString())
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_mapped(model, self._watch(model, list(sizes)))
 
     def look(self, feed: dict[str, FloatArray]) -> Iterator[_Look]:
         """Yield what the network gives for a feed, a group of tensors at a time."""
@@ -124,36 +112,29 @@ class _Network:
                 },
             )
 
-    def _watch(self, model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-        """Return what the graph lacks of nodes and outputs, to be added to its message."""
+    def _watch(self, model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.GraphProto:
+        """Return what the graph lacks of nodes and outputs."""
         wanted = [(name, MEANS, "ReduceMean", [PLACES]) for name in self._read]
         if self._reduced:
             wanted += [(name, LEAST, "ReduceMin", []) for name in tensors]
             wanted += [(name, MOST, "ReduceMax", []) for name in tensors]
-        more = onnx.ModelProto()
-        more.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), PLACES))
+        more = onnx.GraphProto()
+        more.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), PLACES))
         for name, kind, reduce, axes in wanted:
-            more.graph.node.append(helper.make_node(reduce, [name, *axes], [f"{name}{kind}"], keepdims=0))
-            more.graph.output.append(onnx.ValueInfoProto(name=f"{name}{kind}"))
+            more.node.append(helper.make_node(reduce, [name, *axes], [f"{name}{kind}"], keepdims=0))
+            more.output.append(onnx.ValueInfoProto(name=f"{name}{kind}"))
         if not self._reduced:
             given = {one.name for one in (*model.graph.input, *model.graph.output)}
-            more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
+            more.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
         return more
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, int]:
     """Return the bytes of every float activation for one image, by its name; a free axis counts as one."""
-    whole = model.graph
-    image = onnx.ValueInfoProto.FromString(whole.input[0].SerializeToString())
-    image.type.tensor_type.shape.dim[0].dim_value = 1
-    # Shapes are inferred on a copy, which gets the shapes of weights in place of the weights.
-    weights = [tensor for tensor in whole.initializer if tensor.data_type == TensorProto.FLOAT]
-    stored = {tensor.name for tensor in weights}
-    rest = [tensor for tensor in whole.initializer if tensor.name not in stored]
-    reads = [image, *(helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in weights)]
-    bare = helper.make_graph(whole.node, whole.name, reads, whole.output, rest)
-    shapes = helper.make_model(bare, opset_imports=model.opset_import, ir_version=model.ir_version)
-    graph = onnx.shape_inference.infer_shapes(shapes, data_prop=True).graph
+    light = without_weights(model)
+    light.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    stored = {tensor.name for tensor in light.graph.initializer}
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.output)}
     return {
         name: 4 * math.prod(max(1, dim.dim_value) for dim in kind.shape.dim)

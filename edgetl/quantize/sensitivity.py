@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from edgetl.compile import feed_of
 from edgetl.metrics import MOST_DB, signal_to_noise
 from edgetl.outcomes import Statistics
 from edgetl.quantize.by_onnxruntime import quantize_graph
+from edgetl.quantize.mapped import open_mapped
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray, ImageArray, Progress
 
@@ -67,10 +67,6 @@ def measure_signal(
 
 
 def _answer(model: onnx.ModelProto, images: ImageArray) -> FloatArray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # As ONNX defines it: ONNX Runtime's integer kernels round as the processor lets them.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_mapped(model, as_defined=True)
     parts = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
     return np.concatenate([session.run(None, feed_of(model, part))[0] for part in parts])
