@@ -43,7 +43,7 @@ from edgetl.runtime import Session, open_session
 from edgetl.runtime.on_onnxruntime import session_options
 
 NAME = "quantize_vs_peers"
-SESSIONS, ROUNDS, PER_ROUND = 7, 4, 15
+SESSIONS, ROUNDS, PER_ROUND = 15, 4, 15
 # A peer that takes longer to quantize a network is cut: edgetl's whole build takes less.
 PATIENCE_SECONDS = 900
 # Target -> the peers that are compared with there, and the suffix of what they make.
