@@ -45,8 +45,13 @@ def quantize_graph(
         only: names of the nodes to quantize; all where none is named.
     """
     image = model.graph.input[0].name
-    pooled = _with_shapes(model)
+    pooled = onnx.ModelProto()
+    pooled.CopyFrom(model)
+    _infer_shapes(pooled)
     ranges, flat = _pool_means(pooled.graph, statistics.ranges)
+    _infer_shapes(pooled)
+    # So the quantizer knows that they are inferred, and makes no copies of the weights to do so.
+    helper.set_model_props(pooled, {"onnx.infer": "onnxruntime.quant"})
     ranges = _share_ranges(pooled.graph, ranges)
     bytes_as_they_stand = [{"rmin": np.float32(0), "rmax": np.float32(1)}]
     quantizer = QDQQuantizer(
@@ -81,13 +86,11 @@ def head_of(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in heads if node.name]
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph that knows the shapes of its activations."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]
-    copy.graph.value_info.extend(onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info)
-    return copy
+def _infer_shapes(model: onnx.ModelProto) -> None:
+    """Write into a graph what is known of its activations' shapes."""
+    known = onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(known)
 
 
 def _pool_means(graph: onnx.GraphProto, ranges: Ranges) -> tuple[Ranges, list[str]]:

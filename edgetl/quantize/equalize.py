@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.outcomes import Statistics
-from edgetl.quantize.mapped import open_mapped, without_weights
+from edgetl.quantize.mapped import open_mapped, without_initializers
 from edgetl.quantize.ranges import calibrate
 from edgetl.quantize.sensitivity import measure_signal
 from edgetl.recipe import CalibrationRecipe
@@ -113,8 +113,7 @@ def equalize_channels(model: onnx.ModelProto, batches: Iterable[ImageArray]) -> 
             for part in block.readers:
                 weight = values[part.node.input[1]]
                 weight[:, part.start : part.start + block.channels] /= larger.reshape(-1, *[1] * (weight.ndim - 2))
-    equal = without_weights(model)
-    del equal.graph.initializer[:]
+    equal = without_initializers(model)
     for name, tensor in stored.items():
         # Each goes as it is written: memory never holds three of all.
         value = values.pop(name, None)

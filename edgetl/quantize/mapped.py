@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from os import SEEK_CUR
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-__all__ = ["open_mapped", "without_weights"]
+__all__ = ["open_mapped", "without_initializers", "without_weights"]
 
 # Bytes from which on a tensor lies in the file; what is smaller, as shapes and axes, stays in the graph.
 LEAST = 1024
@@ -39,35 +38,35 @@ def open_mapped(
         light.graph.MergeFrom(more)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # What no layer reads any more goes back at once, in place of staying for the next run.
-    # Beyond it, weights are copied into a layout of blocks; here that saves no time.
+    # The next level copies weights into a layout of blocks. Seen on a resnet50 and a squeezenet1_1, 2 cores: without it
+    # calibrating takes 0.74 to 1.13 of the time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # What no layer reads any more goes back at once, in place of staying for the next run.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     if as_defined:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # A file that is mapped cannot be deleted on every system.
+    # Windows deletes no file that is mapped: there it stays until the system clears the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "graph.onnx"
         path.write_bytes(light.SerializeToString())
         with (path.parent / WEIGHTS).open("wb") as file:
-            for tensor in _large(model):
-                size = file.write(tensor.raw_data)
-                file.seek(-size % PAGE, SEEK_CUR)
+            for tensor in model.graph.initializer:
+                content = tensor.raw_data
+                if len(content) >= LEAST:
+                    file.write(content)
+                    file.seek(-len(content) % PAGE, SEEK_CUR)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with large tensors in a file beside it that nothing has written: their shapes are there, which
     is all that inferring shapes reads of them."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    graph = model.graph
-    light.graph.MergeFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
-    large, start = {tensor.name for tensor in _large(model)}, 0
-    for tensor in graph.initializer:
-        if tensor.name not in large:
+    light, start = without_initializers(model), 0
+    for tensor in model.graph.initializer:
+        size = len(tensor.raw_data)
+        if size < LEAST:
             light.graph.initializer.append(tensor)
             continue
-        size = len(tensor.raw_data)
         place = {"location": WEIGHTS, "offset": str(start), "length": str(size)}
         light.graph.initializer.add(
             name=tensor.name,
@@ -80,6 +79,9 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _large(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors that lie in the file, in order."""
-    return (tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= LEAST)
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return all of a graph but its tensors."""
+    rest = onnx.ModelProto(**{field.name: value for field, value in model.ListFields() if field.name != "graph"})
+    kept = {field.name: value for field, value in model.graph.ListFields() if field.name != "initializer"}
+    rest.graph.CopyFrom(onnx.GraphProto(**kept))
+    return rest

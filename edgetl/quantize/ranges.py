@@ -133,13 +133,12 @@ def _sizes(model: onnx.ModelProto) -> dict[str, int]:
     """Return the bytes of every float activation for one image, by its name; a free axis counts as one."""
     light = without_weights(model)
     light.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    stored = {tensor.name for tensor in light.graph.initializer}
     graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     infos = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.output)}
     return {
         name: 4 * math.prod(max(1, dim.dim_value) for dim in kind.shape.dim)
         for name, kind in infos.items()
-        if kind.elem_type == TensorProto.FLOAT and name not in stored
+        if kind.elem_type == TensorProto.FLOAT
     }
 
 
