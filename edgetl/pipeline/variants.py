@@ -15,11 +15,11 @@ from edgetl.pipeline.results import Calibrated, Judged, Ranked
 from edgetl.pipeline.stages import Stage, write_record
 from edgetl.quantize import always_float, can_tell, rank_layers
 from edgetl.records import Precision, Progress
-from edgetl.runtime import PLANNED
+from edgetl.runtime import PLANNED, devices_of
 
 __all__ = ["choose", "judged_of", "said_of", "variants"]
 
-# Whose ranges recipes choose.
+# Whose ranges recipes choose; its rest may be in another precision.
 INT8: Precision = "int8"
 # So many of the layers that hurt most go back to float, try after try.
 GIVEN_BACK = (1, 2, 4, 8)
@@ -53,8 +53,9 @@ def _until_it_pays(plan: Plan, progress: Progress, force: bool) -> Iterator[Plan
     if not plan.calibrates:
         return
     tried = [plan]
-    # TensorRT takes minutes to make a plan.
-    for recipe in () if plan.target.engine.name == PLANNED else plan.recipes[1:]:
+    # Where TensorRT is here, it takes minutes to make a plan.
+    here = plan.target.engine.name == PLANNED and devices_of(PLANNED)
+    for recipe in () if here else plan.recipes[1:]:
         if _ends(tried):
             break
         alike = [each for each in tried if (each.recipe.method == PLACES) == (recipe.method == PLACES)]
@@ -128,10 +129,9 @@ def _better_refused(plan: Plan, tried: Sequence[Plan]) -> Plan | None:
     """Return a plan that was refused for what it loses though its INT8 leaves far more signal than this one's, which
     answers no better beyond chance; None where there is none. What was trained on is another network, whose signal
     tells nothing."""
-    if INT8 not in plan.target.engine.precisions:
-        return None
+    int8 = _int8_of(plan)
     for other in tried:
-        refused = other is not plan and other.aware == plan.aware and INT8 in judged_of(other).verdict.outside
+        refused = other is not plan and other.aware == plan.aware and int8 in judged_of(other).verdict.outside
         if refused and _signal(other) >= _signal(plan) + LESS_SIGNAL and not _answers_better(plan, other):
             return other
     return None
@@ -139,14 +139,19 @@ def _better_refused(plan: Plan, tried: Sequence[Plan]) -> Plan | None:
 
 def _signal(plan: Plan) -> float:
     """Return how much signal INT8 leaves, in decibels."""
-    return judged_of(plan).of(INT8).signal_db
+    return judged_of(plan).of(_int8_of(plan)).signal_db
 
 
 def _answers_better(plan: Plan, other: Plan) -> bool:
     """Say whether a plan's INT8 answers better than another's, beyond chance."""
-    best, others = (each.held_logits[INT8].argmax(axis=1) for each in (plan, other))
+    best, others = (each.held_logits[_int8_of(each)].argmax(axis=1) for each in (plan, other))
     drop = compare_paired(best, others, labels_of(plan.photos.held))
     return drop.points > 0 and drop.p_value < CHANCE
+
+
+def _int8_of(plan: Plan) -> Precision:
+    """Return the INT8 that the target likes best, whatever its rest is in."""
+    return next((each for each in plan.lower_precisions if each.startswith(INT8)), INT8)
 
 
 def _may_be_faster(plan: Plan) -> bool:

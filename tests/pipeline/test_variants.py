@@ -78,9 +78,12 @@ def test_the_worst_layers_of_the_best_recipe_go_back_to_float_until_it_pays(try_
     assert (ships.recipe.name, ships.float_layers) == ("percentile", WORST[:4])
 
 
-@pytest.mark.parametrize(("engine", "more"), [("openvino", True), ("tensorrt", False)])
-def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
+@pytest.mark.parametrize(
+    ("engine", "here", "more"), [("openvino", True, True), ("tensorrt", True, False), ("tensorrt", False, True)]
+)
+def test_where_fp16_would_ship_other_recipes_are_tried_but_where_tensorrt_takes_minutes_for_each(
     engine: str,
+    here: bool,
     more: bool,
     plan: Plan,
     write_target: Callable[..., str],
@@ -91,6 +94,7 @@ def test_where_fp16_would_ship_other_recipes_are_tried_but_for_tensorrt(
     refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
     monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
     target = load_target(write_target(engine=engine, precisions=("int8", "fp16")))
+    monkeypatch.setattr(variants, "devices_of", lambda name: ("cuda",) if here else ())
     seen = variants.variants(asking(plan, target=target), Quiet())
     assert next(seen).recipe.name == "minmax"
     assert [each.recipe.name for each in islice(seen, 1)] == ["percentile"] * more
@@ -220,7 +224,8 @@ class TestRefusals:
         asking: Callable[..., Plan],
     ) -> None:
         target = load_target(write_target(engine="tensorrt", precisions=("int8+fp16", "fp16")))
-        jetson = asking(plan, target=target, settings=plan.settings.model_copy(update={"qat": 2}))
+        settings = plan.settings.model_copy(update={"qat": 2})
+        jetson = asking(plan, target=target, settings=settings, recipes=plan.recipes[:1])
         tried, ships = walk(jetson, {"minmax": ("fp16", ("int8+fp16",)), "else": ("fp16", ("int8+fp16", "fp16"))})
         assert (len(tried), ships.aware) == (2, False)
 
@@ -303,7 +308,7 @@ class TestAware:
         refused = first.verdict.model_copy(update={"precision": "fp16", "outside": ("int8",)})
         monkeypatch.setattr(variants, "judged_of", lambda each: first.model_copy(update={"verdict": refused}))
         target = load_target(write_target(engine="tensorrt", precisions=("int8", "fp16")))
-        seen = list(variants.variants(asking(plan, target=target), Quiet()))
+        seen = list(variants.variants(asking(plan, target=target, recipes=plan.recipes[:1]), Quiet()))
         assert [(each.recipe.name, each.aware) for each in seen] == [("minmax", False), ("minmax", True)]
 
     def test_where_int8_is_not_faster_it_is_left_out_and_that_is_said(

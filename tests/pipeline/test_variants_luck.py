@@ -14,6 +14,7 @@ from edgetl.metrics import MOST_DB
 from edgetl.pipeline import BuildReport, BuildSettings, Plan, build, steps, variants
 from edgetl.pipeline.results import Judged
 from edgetl.records import Quiet
+from edgetl.target import load_target
 
 WORST = tuple(f"layer{number}" for number in range(26))
 
@@ -29,24 +30,26 @@ class TestLuck:
     @pytest.fixture
     def seen(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Plan]]:
         """Return a function that walks the variants where min-max keeps 30 dB and is refused and percentile keeps so
-        many and is not, given how many of 40 photos min-max and percentile alone answer right."""
+        many and is not, given how many of 40 photos min-max and percentile alone answer right; `asked` is a plan
+        that has INT8 first."""
         first = plan.judged.read("judged", Judged)
         (int8,) = (each for each in first.measured if each.precision == "int8")
         labels = np.zeros(40, dtype=np.int64)
         monkeypatch.setattr(variants, "labels_of", lambda photos: labels)
         monkeypatch.setattr(variants, "_rank", lambda nearest, progress, force: WORST)
 
-        def seen(signal_db: float, minmax: int, percentile: int) -> list[Plan]:
+        def seen(signal_db: float, minmax: int, percentile: int, asked: Plan = plan) -> list[Plan]:
+            precision = asked.lower_precisions[0]
             right = {"minmax": slice(minmax), "percentile": slice(minmax, minmax + percentile), "entropy": slice(0)}
 
             def judge(variant: Plan) -> Judged:
                 lucky = variant.recipe.name == "percentile" and not variant.float_layers
                 signal = signal_db if variant.recipe.name == "percentile" else 30.0
                 verdict = first.verdict.model_copy(
-                    update={"outside": () if lucky else ("int8",), "precision": "int8" if lucky else "fp32"}
+                    update={"outside": () if lucky else (precision,), "precision": precision if lucky else "fp32"}
                 )
                 drop = int8.held_out_drop.model_copy(update={"points": 1.0})
-                update = {"held_out_drop": drop, "signal_db": signal}
+                update = {"precision": precision, "held_out_drop": drop, "signal_db": signal}
                 return first.model_copy(
                     update={"verdict": verdict, "measured": (first.measured[0], int8.model_copy(update=update))}
                 )
@@ -54,11 +57,11 @@ class TestLuck:
             def answer(variant: Plan) -> dict[str, Any]:
                 logits = np.tile([0.0, 1.0], (len(labels), 1))
                 logits[right[variant.recipe.name]] = (1.0, 0.0)
-                return {"int8": logits}
+                return {precision: logits}
 
             monkeypatch.setattr(variants, "judged_of", judge)
             monkeypatch.setattr(Plan, "held_logits", property(answer))
-            return list(variants.variants(plan, Quiet()))
+            return list(variants.variants(asked, Quiet()))
 
         return seen
 
@@ -89,6 +92,15 @@ class TestLuck:
             "better beyond chance: it was lucky, and does not ship"
         )
         assert "lucky" not in variants.said_of(tried[0], tried)
+
+    def test_int8_whose_rest_is_in_float16_is_told_alike(
+        self, plan: Plan, seen: Callable[..., list[Plan]], write_target: Callable[..., str], asking: Callable[..., Plan]
+    ) -> None:
+        target = load_target(write_target(engine="tensorrt", precisions=("int8+fp16", "fp16")))
+        tried = seen(26.9, 0, 4, asking(plan, target=target))
+        assert [each.recipe.name for each in tried] == ["minmax", "percentile", "entropy"]
+        assert "it was lucky, and does not ship" in variants.said_of(tried[1], tried)
+        assert variants.choose(tried) is tried[0]
 
     def test_what_so_few_photos_do_not_prove_was_not_lucky(
         self, plan: Plan, monkeypatch: pytest.MonkeyPatch, asking: Callable[..., Plan]
