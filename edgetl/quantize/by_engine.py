@@ -10,7 +10,7 @@ import onnx
 from edgetl.outcomes import Statistics
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_nncf import quantize_by_nncf
-from edgetl.quantize.by_onnxruntime import head_of, quantize_graph
+from edgetl.quantize.by_onnxruntime import floats_of, head_of, quantize_graph
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray, Precision
 
@@ -72,7 +72,9 @@ def quantize_for(
 
 def always_float(engine: str, model: onnx.ModelProto, recipe: CalibrationRecipe) -> list[str]:
     """Return the names of the nodes that stay in float for an engine, whatever they would lose: the linear layer that
-    gives the logits, and what OpenVINO carries INT8 through where the recipe does not let NNCF place the pairs."""
-    placed = engine == "openvino" and recipe.method != "nncf"
-    carried = [node.name for node in model.graph.node if placed and node.op_type in CARRIED and node.name]
-    return [*head_of(model.graph), *carried]
+    gives the logits and, where the recipe does not let NNCF place the pairs, what lies between the layers of a
+    transformer, and what OpenVINO carries INT8 through."""
+    if recipe.method == "nncf":
+        return head_of(model.graph)
+    carried = [node.name for node in model.graph.node if engine == "openvino" and node.op_type in CARRIED and node.name]
+    return [*floats_of(model.graph), *carried]

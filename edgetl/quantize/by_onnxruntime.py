@@ -19,10 +19,13 @@ from edgetl.quantize.quiet import quiet_tools
 from edgetl.quantize.weights import weight_overrides
 from edgetl.recipe import CalibrationRecipe
 
-__all__ = ["head_of", "quantize_graph"]
+__all__ = ["floats_of", "head_of", "quantize_graph"]
 
 # Branches of a Concat share one scale if none loses more than two bits by it: the Concat is then a plain copy.
 SHARED_RANGE = 0.25
+# Layers of weights; the integer kernels of the last two give float.
+LINEAR = {"Conv", "Gemm", "MatMul"}
+GIVE_FLOAT = ["Gemm", "MatMul"]
 
 
 def quantize_graph(
@@ -62,9 +65,12 @@ def quantize_graph(
         activation_qType=QuantType.QUInt8,
         tensors_range=_as_tensors_data(ranges),
         nodes_to_quantize=list(only),
-        nodes_to_exclude=[*head_of(model.graph), *flat, *float_layers],
+        nodes_to_exclude=[*floats_of(model.graph), *flat, *float_layers],
         op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
-        extra_options={"TensorQuantOverrides": {image: bytes_as_they_stand, **weight_overrides(model.graph, recipe)}},
+        extra_options={
+            "TensorQuantOverrides": {image: bytes_as_they_stand, **weight_overrides(model.graph, recipe)},
+            "OpTypesToExcludeOutputQuantization": GIVE_FLOAT if _is_transformer(model.graph) else [],
+        },
     )
     with quiet_tools():
         quantizer.quantize_model()
@@ -76,6 +82,19 @@ def quantize_graph(
     return quantized
 
 
+def floats_of(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that stay in float: the head and, in a transformer, all but the layers of weights,
+    for sums, norms and attention hold values far larger than the rest (Bondarenko et al. 2021).
+
+    Seen on a vit_b_16 trained on CIFAR-10: 33.2 decibels of signal in place of 7.2.
+    """
+    if not _is_transformer(graph):
+        return head_of(graph)
+    stored = {tensor.name for tensor in graph.initializer}
+    layers = [node.name for node in graph.node if node.op_type in LINEAR and node.input[1] in stored]
+    return [*head_of(graph), *(node.name for node in graph.node if node.name and node.name not in layers)]
+
+
 def head_of(graph: onnx.GraphProto) -> list[str]:
     """Return the name of the linear layer that gives the logits, if one does: it is tiny, and stays in float.
 
@@ -84,6 +103,15 @@ def head_of(graph: onnx.GraphProto) -> list[str]:
     logits = graph.output[0].name
     heads = [node for node in graph.node if logits in node.output and node.op_type in {"Gemm", "MatMul"}]
     return [node.name for node in heads if node.name]
+
+
+def _is_transformer(graph: onnx.GraphProto) -> bool:
+    """Say whether a graph normalizes by layers, or multiplies activations with one another, as attention does."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return any(
+        node.op_type == "LayerNormalization" or (node.op_type == "MatMul" and stored.isdisjoint(node.input))
+        for node in graph.node
+    )
 
 
 def _infer_shapes(model: onnx.ModelProto) -> None:
