@@ -21,15 +21,16 @@ from PIL import Image
 from torch import nn
 
 from edgetl.bench import describe_machine
-from edgetl.bundle import Bundle
+from edgetl.bundle import Artifact, Bundle
 from edgetl.compile import Compiled, face, for_onnxruntime
 from edgetl.errors import ParityError
 from edgetl.export import border, graph
 from edgetl.finetune import Classifier
-from edgetl.pipeline import BuildSettings, Plan, build, exporting, make_plan, networks, steps
+from edgetl.pipeline import BuildSettings, Plan, build, exporting, ladder, make_plan, networks, steps
+from edgetl.pipeline.artifacts import open_here
 from edgetl.pipeline.ladder import prove_bundle
 from edgetl.pipeline.measure import reference
-from edgetl.records import Border, Preprocess, Quiet
+from edgetl.records import Border, FloatArray, ImageArray, Preprocess, Quiet
 from edgetl.runtime import predictor, preprocess
 
 # What oneDNN, which OpenVINO's kernels come from, may use of a CPU.
@@ -285,3 +286,51 @@ class TestBundle:
         with pytest.raises(ParityError, match=r"rung 'bundle': .* No bundle was written"):
             build(settings)
         assert not settings.out.exists()
+
+
+class TestRoundedBundle:
+    """Layers that round may answer otherwise for several photos at once than for each alone."""
+
+    @pytest.fixture
+    def rounded(self, built: Bundle, settings: BuildSettings) -> tuple[Plan, Bundle]:
+        forced = settings.model_copy(update={"precision": "int8"})
+        bundle = build(forced)
+        assert bundle.manifest.artifacts[0].precision == "int8"
+        return make_plan(forced, Quiet()), bundle
+
+    @staticmethod
+    def let_batches_differ(plan: Plan, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the parts have answered several photos at once so many times as much."""
+        before = plan.held_logits
+        monkeypatch.setattr(Plan, "held_logits", property(lambda plan: {**before, "int8": factor * before["int8"]}))
+
+    def test_a_level_more_for_a_batch_is_no_fault(
+        self, rounded: tuple[Plan, Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.let_batches_differ(rounded[0], 1.01, monkeypatch)
+        prove_bundle(*rounded)
+
+    def test_what_answers_several_photos_far_otherwise_is_refused(
+        self, rounded: tuple[Plan, Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.let_batches_differ(rounded[0], 1.25, monkeypatch)
+        with pytest.raises(ParityError, match=r"rung 'bundle': .* a relative error of 0\.2 \(at most 0\.05\)"):
+            prove_bundle(*rounded)
+
+    def test_what_answers_one_photo_otherwise_than_its_parts_is_refused(
+        self, rounded: tuple[Plan, Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Off:
+            def __init__(self, folder: Path, artifact: Artifact) -> None:
+                self._session = open_here(folder, artifact)
+
+            def run(self, images: ImageArray) -> FloatArray:
+                assert len(images) == 1
+                return np.float32(1.01) * self._session.run(images)
+
+            def close(self) -> None:
+                self._session.close()
+
+        monkeypatch.setattr(ladder, "open_here", Off)
+        with pytest.raises(ParityError, match=r"rung 'bundle': .* a relative error of 0\.0099 \(at most 0\.001\)"):
+            prove_bundle(*rounded)
