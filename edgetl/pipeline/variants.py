@@ -53,7 +53,7 @@ def _until_it_pays(plan: Plan, progress: Progress, force: bool) -> Iterator[Plan
     if not plan.calibrates:
         return
     tried = [plan]
-    # Where TensorRT is here, it takes minutes to make a plan.
+    # Where TensorRT and a GPU are here, each way needs a plan, which takes minutes.
     here = plan.target.engine.name == PLANNED and devices_of(PLANNED)
     for recipe in () if here else plan.recipes[1:]:
         if _ends(tried):

@@ -72,7 +72,7 @@ def quantize_for(
 
 def always_float(engine: str, model: onnx.ModelProto, recipe: CalibrationRecipe) -> list[str]:
     """Return the names of the nodes that stay in float for an engine, whatever they would lose: the linear layer that
-    gives the logits and, where the recipe does not let NNCF place the pairs, what lies between the layers of a
+    gives the logits and, where the recipe does not let NNCF place the pairs, what stands between the layers of a
     transformer, and what OpenVINO carries INT8 through."""
     if recipe.method == "nncf":
         return head_of(model.graph)

@@ -13,7 +13,7 @@ from onnxruntime.quantization import QuantType
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray
 
-__all__ = ["Overrides", "weight_overrides"]
+__all__ = ["LINEAR", "Overrides", "weight_overrides"]
 
 Overrides = dict[str, list[dict[str, Any]]]
 LINEAR = {"Gemm", "MatMul"}

@@ -26,6 +26,7 @@ from edgetl.records import FloatArray, ImageArray, Preprocess
 
 SIDE = 32
 MINMAX = load_recipe("minmax")
+LAYERS = {"Conv", "Gemm", "MatMul"}
 
 
 def draw(count: int, seed: int = 0) -> ImageArray:
@@ -346,6 +347,21 @@ def transformer() -> onnx.ModelProto:
     return export_graph(Attention().eval(), how, "dynamo").model
 
 
+class Shared(nn.Module):
+    """A sum that reads what a linear layer reads, one that reads what a convolution gives, a norm and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.layer = nn.Conv2d(3, 16, 8, stride=8), nn.Linear(16, 16)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        patches = self.patch(image)
+        tokens = nn.functional.gelu((patches + patches.sigmoid()).flatten(2).transpose(1, 2))
+        logits: torch.Tensor = self.head(self.norm(tokens + self.layer(tokens)).mean(dim=1))
+        return logits
+
+
 class TestTransformers:
     """Networks that normalize by layers, or multiply activations with one another."""
 
@@ -353,7 +369,7 @@ class TestTransformers:
         quantized = quantize(transformer, batches(), MINMAX)
         back = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
         reads = [(node.op_type, [name in back for name in node.input]) for node in quantized.graph.node]
-        layers = [rounded for kind, rounded in reads if kind in {"Conv", "Gemm", "MatMul"}]
+        layers = [rounded for kind, rounded in reads if kind in LAYERS]
         # Patches, four linear layers; two products of attention and the head.
         assert sorted(all(rounded[:2]) for rounded in layers) == [False] * 3 + [True] * 5
         assert not any(any(rounded) for kind, rounded in reads if kind in {"Add", "LayerNormalization", "Softmax"})
@@ -370,6 +386,16 @@ class TestTransformers:
         quantized = quantize(transformer, batches(), MINMAX)
         expected, found = (run(each, draw(16, 9)) for each in (transformer, quantized))
         assert signal_to_noise(expected, found) > 30
+
+    def test_what_a_layer_reads_rounded_others_read_as_it_was_but_for_what_a_convolution_gives(self) -> None:
+        torch.manual_seed(0)
+        how = Preprocess(side=SIDE, fit="squash", mean=(124, 116, 104), std=(58.4, 57.1, 57.4))
+        quantized = quantize(export_graph(Shared().eval(), how, "dynamo").model, batches(), MINMAX)
+        back = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+        others = [node for node in quantized.graph.node if back & {*node.input} and node.op_type not in LAYERS]
+        assert {node.op_type for node in others} == {"Add", "Sigmoid"}
+        (made,) = {name for node in others for name in node.input if name in back}
+        assert made.startswith("conv")
 
     def test_layers_go_back_to_float_by_name(self, transformer: onnx.ModelProto) -> None:
         statistics = calibrate(transformer, batches(), MINMAX)
