@@ -36,6 +36,8 @@ LOOKED_AT = 2
 ROUNDED = 0.25
 # Photos that a finished bundle answers before it takes its place.
 BUNDLE_PHOTOS = 16
+# The engine that answers one photo by a model of fixed shape, and several by another.
+TWO_MODELS = "openvino"
 
 
 def prove_float(plan: Plan, name: Literal["faced", "artifact"], session: Session, logits: FloatArray) -> Rung:
@@ -153,8 +155,8 @@ def _expected(
     plan: Plan, session: Session, rows: Sequence[int], images: ImageArray
 ) -> tuple[tuple[FloatArray, float], ...]:
     """Return what a bundle's session is to answer photo by photo, and how far it may be off: what its parts answered
-    for several at once and, where they round, what they answer photo by photo, for the last bit that a batch is worth
-    may bring another level."""
+    for several at once and, where the engine has another model for one alone, what they answer photo by photo: layers
+    that round make another level of the last bit in which the two part."""
     artifact, known = session.artifact, plan.held_logits
     # On one CPU the same file gives the same logits; other devices may choose other kernels for another batch.
     limit = MAX_RELATIVE_ERROR if artifact.execution.device == "cpu" else tolerance(artifact)
@@ -162,7 +164,7 @@ def _expected(
     if artifact.engine == PLANNED or artifact.precision not in known:
         return ((session.run(images), limit),)
     together = known[artifact.precision][rows]
-    if artifact.precision == "fp32":
+    if artifact.engine != TWO_MODELS or artifact.precision == "fp32":
         return ((together, limit),)
     part = plan.as_run(plan.compiled.read("compiled", CompiledStage).of(artifact.precision))
     with closing(open_here(plan.compiled.folder, part)) as parts:

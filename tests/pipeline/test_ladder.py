@@ -37,12 +37,6 @@ from edgetl.runtime import predictor, preprocess
 KERNELS = "ONEDNN_MAX_CPU_ISA"
 
 
-@pytest.fixture
-def plan(built: Bundle, settings: BuildSettings) -> Plan:
-    """Return the plan of the small build, whose stages are all done."""
-    return make_plan(settings, Quiet())
-
-
 class TestCore:
     """Faults between the trained network and its graph."""
 
@@ -289,11 +283,18 @@ class TestBundle:
 
 
 class TestRoundedBundle:
-    """Layers that round may answer otherwise for several photos at once than for each alone."""
+    """Layers that round may answer otherwise for several photos at once than for each alone, on an engine that has a
+    model for either."""
 
     @pytest.fixture
     def rounded(self, built: Bundle, settings: BuildSettings) -> tuple[Plan, Bundle]:
-        forced = settings.model_copy(update={"precision": "int8"})
+        pytest.importorskip("openvino")
+        return self.forced(settings, "intel-cpu")
+
+    @staticmethod
+    def forced(settings: BuildSettings, target: str) -> tuple[Plan, Bundle]:
+        """Return the plan and the bundle of INT8 for a target."""
+        forced = settings.model_copy(update={"precision": "int8", "target": target})
         bundle = build(forced)
         assert bundle.manifest.artifacts[0].precision == "int8"
         return make_plan(forced, Quiet()), bundle
@@ -304,11 +305,19 @@ class TestRoundedBundle:
         before = plan.held_logits
         monkeypatch.setattr(Plan, "held_logits", property(lambda plan: {**before, "int8": factor * before["int8"]}))
 
-    def test_a_level_more_for_a_batch_is_no_fault(
+    def test_a_level_more_for_a_batch_is_no_fault_there(
         self, rounded: tuple[Plan, Bundle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.let_batches_differ(rounded[0], 1.01, monkeypatch)
         prove_bundle(*rounded)
+
+    def test_elsewhere_it_is_refused(
+        self, built: Bundle, settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rounded = self.forced(settings, "cpu")
+        self.let_batches_differ(rounded[0], 1.01, monkeypatch)
+        with pytest.raises(ParityError, match=r"rung 'bundle': .* a relative error of 0\.0099 \(at most 0\.001\)"):
+            prove_bundle(*rounded)
 
     def test_what_answers_several_photos_far_otherwise_is_refused(
         self, rounded: tuple[Plan, Bundle], monkeypatch: pytest.MonkeyPatch
