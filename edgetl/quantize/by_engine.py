@@ -10,7 +10,8 @@ import onnx
 from edgetl.outcomes import Statistics
 from edgetl.quantize.by_modelopt import type_graph
 from edgetl.quantize.by_nncf import quantize_by_nncf
-from edgetl.quantize.by_onnxruntime import floats_of, head_of, quantize_graph
+from edgetl.quantize.by_onnxruntime import quantize_graph
+from edgetl.quantize.placement import floats_of, head_of
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray, Precision
 

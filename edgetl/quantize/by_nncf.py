@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from edgetl.compile import feed_of
 from edgetl.errors import CalibrationError, missing_library
-from edgetl.quantize.by_onnxruntime import head_of
+from edgetl.quantize.placement import head_of
 from edgetl.quantize.quiet import quiet_tools
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import ImageArray

@@ -10,13 +10,13 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 
+from edgetl.quantize.placement import LINEAR
 from edgetl.recipe import CalibrationRecipe
 from edgetl.records import FloatArray
 
-__all__ = ["LINEAR", "Overrides", "weight_overrides"]
+__all__ = ["Overrides", "weight_overrides"]
 
 Overrides = dict[str, list[dict[str, Any]]]
-LINEAR = {"Gemm", "MatMul"}
 
 
 def weight_overrides(graph: onnx.GraphProto, recipe: CalibrationRecipe) -> Overrides:
