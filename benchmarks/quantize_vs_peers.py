@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from quantize_peer import planes
-from recording import RESULTS, assets, save_result, spread
+from recording import assets, recorded, save_result, spread
 from train_networks import COURSES
 
 from edgetl.bench import interleave
@@ -234,8 +233,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+")
     options = parser.parse_args()
     pythons = dict(each.split("=", 1) for each in options.python)
-    recorded = RESULTS / f"{NAME}.json"
-    before = json.loads(recorded.read_text()) if options.only and recorded.exists() else {"networks": {}, "samples": {}}
+    before = {"networks": {}, "samples": {}} | (recorded(NAME) if options.only else {})
     figures, samples = before["networks"], before["samples"]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgetl.bench import describe_machine
 
-__all__ = ["assets", "save_ratios", "save_result", "spread"]
+__all__ = ["assets", "recorded", "save_ratios", "save_result", "spread"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,6 +19,13 @@ RESULTS = Path(__file__).parent / "results"
 def assets() -> Path:
     """Return the folder of real photos and weights: EDGETL_ASSETS, or ../shared beside the checkout."""
     return Path(os.environ.get("EDGETL_ASSETS", Path(__file__).parents[2] / "shared"))
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Return what a benchmark wrote last; nothing where it never ran."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def save_result(name: str, figures: dict[str, Any], shown: bool = True) -> None:
