@@ -35,7 +35,11 @@ def profile_names(package: str) -> tuple[str, ...]:
     try:
         names = [entry.name for entry in resources.files(package).iterdir()]
     except ModuleNotFoundError:  # the folder of that name lies beside edgetl's, and is mapped into it when installed
-        raise MissingError("edgetl runs from its sources and is not installed. Run there: pip install -e .") from None
+        sources = Path(__file__).parents[1]
+        raise MissingError(
+            f"edgetl runs from its sources in {sources}, which hide an installed one. Run from another folder, or "
+            f"install these: pip install -e {sources}"
+        ) from None
     if _own(package).is_dir():
         names += [path.name for path in _own(package).iterdir()]
     return tuple(sorted({name.removesuffix(".toml") for name in names if name.endswith(".toml")}))

@@ -95,7 +95,7 @@ def bench_bundle(
         MissingError: its engine or device is not here.
     """
     if not 0 < seconds <= 3600:
-        raise SettingsError(f"seconds must lie between 0 and 3600, found {seconds}")
+        raise SettingsError(f"seconds must be above 0 and at most 3600, found {seconds:g}")
     bundle = Bundle.open(folder)
     photos, source = _photos(bundle)
     _make_plan(folder, fallback, progress or Quiet())
@@ -135,9 +135,9 @@ def _make_plan(folder: Path, fallback: bool, progress: Progress) -> None:
     """Build the plan of a bundle whose device makes one for itself, so that nothing changes while it is measured."""
     try:
         compile_bundle(folder, progress)
-    except (MissingError, ExportError):
+    except (MissingError, ExportError) as error:
         if not fallback:
-            raise
+            raise type(error)(f"{error} (or measure what can answer: --fallback, in Python fallback=True)") from error
 
 
 def _unlike(target: str) -> tuple[str, ...]:

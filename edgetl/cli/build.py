@@ -118,10 +118,13 @@ def build(
     elif len(builds) == 1:
         _print_result(*reports[0], took[0])
     else:
-        _print_table([summary for summary, _ in reports], reports[0][1], took)
-    missed = [f"{summary.target}: {each}" for summary, report in reports for each in report.judged.missed]
+        _print_table([summary for summary, _ in reports], [report for _, report in reports], took)
+    missed = [f"{summary.target}: {each}" for summary, _ in reports for each in summary.missed]
     if missed:
-        raise BudgetError(f"MISSED: {'; '.join(missed)}. Every bundle was written all the same")
+        raise BudgetError(
+            f"MISSED: {'; '.join(missed)}. {'The bundle was' if len(builds) == 1 else 'Every bundle was'} written all "
+            "the same. More photos tell more; --precision fp32 ships float, --budget says what may be lost"
+        )
 
 
 def _print_plans(builds: list[BuildSettings], json: bool) -> None:
@@ -175,13 +178,25 @@ def _print_accuracies(report: BuildReport) -> None:
         return
     out.print(f"frozen stage {100 * accuracy.frozen:.2f} %, fine-tuned {float_}")
     lost = 100 * (accuracy.frozen - accuracy.float_)
-    if lost >= 0:
+    if taught.tuned.history.best == 0:
+        out.print("No epoch answered the held-out photos better than the frozen stage, so its network is kept.")
+    elif lost >= 0:
         what = f"lost {lost:.2f} points" if lost else "brought nothing"
         out.print(f"Fine-tuning {what} there against the frozen stage, at which --epochs 0 stops.")
 
 
-def _print_table(summaries: list[Summary], report: BuildReport, seconds: list[float]) -> None:
-    _print_accuracies(report)
+def _print_timed(report: BuildReport) -> None:
+    """Print where and when latency was measured, and whether much else was at work; nothing where it was not."""
+    if report.judged.measured[0].latency:
+        machine = report.judged.machine
+        busy = BUSY if machine.load_1min > BUSY_LOAD * machine.cores else ""
+        out.print(
+            f"Timed {machine.date} on {machine.cpu}, {machine.cores} cores, at a load of {machine.load_1min}{busy}."
+        )
+
+
+def _print_table(summaries: list[Summary], reports: list[BuildReport], seconds: list[float]) -> None:
+    _print_accuracies(reports[0])
     out.print(
         f"{'target':18} {'engine':12} {'precision':10} {'accuracy':>9} {'float':>9} {'inference':>12} {'size':>9}  in"
     )
@@ -194,6 +209,8 @@ def _print_table(summaries: list[Summary], report: BuildReport, seconds: list[fl
     out.print()
     for each in summaries:
         out.print(f"{each.target}: {each.reason}.")
+    for report in reports:
+        _print_timed(report)
     took = ", ".join(f"{each.target} {one:.0f} s" for each, one in zip(summaries, seconds, strict=True))
     out.print(f"It took {took}.\n\nNext:")
     for each in summaries:
@@ -226,12 +243,7 @@ def _print_result(summary: Summary, report: BuildReport, took: float) -> None:
         out.print(f"{judged.verdict.remark}.")
     for remark in report.calibration.remarks if report.calibration else ():
         out.print(f"Calibration: {remark}.")
-    if judged.measured[0].latency:
-        machine = judged.machine
-        busy = BUSY if machine.load_1min > BUSY_LOAD * machine.cores else ""
-        out.print(
-            f"Timed {machine.date} on {machine.cpu}, {machine.cores} cores, at a load of {machine.load_1min}{busy}."
-        )
+    _print_timed(report)
     if summary.precision != "fp32":
         drop = judged.damage.drop
         out.print(

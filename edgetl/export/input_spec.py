@@ -72,10 +72,12 @@ def read_range(path: Path, said: Mapping[str, str], spec: InputSpec) -> tuple[Tr
             f"{path}: does not say how its pixels are normalised.{strange} Say --mean and --std, of pixel/255: "
             "ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, none are --mean 0,0,0 --std 1,1,1"
         )
-    if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
+    if not all(value > 0 for value in std):
+        raise GraphError(f"{path}: its std is {_listed(std)}, but it is divided by, so each must be above 0")
+    if not all(0 <= value <= 1 for value in mean):
         raise GraphError(
             f"{path}: its mean is {_listed(mean)} and its std {_listed(std)}, but of pixel/255 a mean lies between 0 "
-            "and 1, and a std above 0. Divide what is of 255 by 255"
+            "and 1. Divide what is of 255 by 255"
         )
     return mean, std
 

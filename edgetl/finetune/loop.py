@@ -85,6 +85,8 @@ def tune(
     except _DivergenceError as diverged:
         raise TrainingError(f"the frozen stage's head cannot be trained on: {diverged}") from None
     epochs = [best]
+    if settings.epochs:
+        bench.progress.say(f"before: held out {100 * best.held_out_accuracy:.1f} %")
     try:
         for number in range(1, settings.epochs + 1):
             now = _judge(classifier, held, how, bench, run.train_epoch(number))

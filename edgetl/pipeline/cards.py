@@ -48,8 +48,8 @@ Made by edgetl for the target `{report.target}` ({plan.target.description}) from
 |---|---|---|---|---|
 {rows}
 
-**Ships {artifact.precision}.** {judged.verdict.reason}.{_sentence(judged.verdict.remark)}{_spares(judged)}
-What does not ship is not measured on {accuracy.split}, but for float, which the rest is held
+{_verdict(judged, artifact)}
+On {accuracy.split} only what the bundle holds is measured, and float, which the rest is held
 against.{_not_tried(judged)}
 
 - Accuracy of what ships: {100 * accuracy.shipped:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) on
@@ -204,6 +204,13 @@ Against float:
 |---|---|---|---|
 {rows}
 """
+
+
+def _verdict(judged: Judged, artifact: Artifact) -> str:
+    """Return what ships and why, after the bounds of the target's budget that it misses."""
+    missed = "".join(f"**Misses its budget:** {each}.\n" for each in judged.missed)
+    why = f"{judged.verdict.reason}.{_sentence(judged.verdict.remark)}{_spares(judged)}"
+    return f"{missed}**Ships {artifact.precision}.** {why}"
 
 
 def _spares(judged: Judged) -> str:

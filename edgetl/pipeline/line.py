@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgetl.bundle import Bundle
 from edgetl.errors import BundleError
 from edgetl.pipeline.request import Request, read_requests
+from edgetl.pipeline.results import BuildReport
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.records import Progress, Quiet
 
@@ -25,10 +27,16 @@ def build(settings: BuildSettings, progress: Progress | None = None, force: bool
         progress: shows the stages; nothing is shown without it.
         force: make every stage anew.
 
+    A bundle that misses its budget in the end is written all the same; a warning and its report say so.
+
     Raises:
         EdgetlError: of the kind that says what is wrong; what was finished is kept, and nothing at `out` has changed.
     """
-    return next(build_each([settings], progress, force))
+    bundle = next(build_each([settings], progress, force))
+    missed = BuildReport.model_validate_json(bundle.read("report.json")).judged.missed
+    if missed:
+        warnings.warn(f"{settings.out} misses its budget: {'; '.join(missed)}", stacklevel=2)
+    return bundle
 
 
 def build_each(

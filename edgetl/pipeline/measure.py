@@ -307,8 +307,11 @@ def _missed(plan: Plan, shipped: Measured, drop: Drop) -> tuple[str, ...]:
     budget, split = plan.target.budget, plan.photos.usable.evaluation
     missed = []
     if not is_inside(drop, budget.accuracy_drop_points, strict=False):
+        photo = 100.0 / len(plan.photos.unseen)
+        coarse = f", but one of so few photos is {photo:.1f}" if photo > budget.accuracy_drop_points else ""
         missed.append(
-            f"accuracy drop {drop.points:.2f} points on {split}, the budget is {budget.accuracy_drop_points:g}"
+            f"accuracy drop {drop.points:.2f} points on {len(plan.photos.unseen)} {split} photos, the budget is "
+            f"{budget.accuracy_drop_points:g}{coarse}"
         )
     if budget.latency_ms_p50 is not None and (shipped.p50_ms or 0.0) > budget.latency_ms_p50:
         missed.append(f"latency p50 {shipped.p50_ms:.2f} ms here, the budget is {budget.latency_ms_p50:g} ms")

@@ -66,18 +66,19 @@ def _spec_of(settings: BuildSettings) -> InputSpec:
 def _labels_of(settings: BuildSettings, graph: ForeignGraph, dataset: Dataset) -> tuple[str, ...]:
     """Return the graph's classes in the order of its outputs: by the user's file, by the graph's own, or, where there
     are as many, those of the photos."""
-    labels = graph.labels
+    labels, said = graph.labels, "Say --labels FILE"
     if settings.labels:
         path = Path(settings.labels)
         if not path.is_file():
             raise SettingsError(f"--labels {path}: no such file. Give a text file with a class a line")
+        said = f"Mend {path}"
         labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     if labels is None:
         labels = dataset.labels
     if len(labels) != graph.classes or len(set(labels)) != len(labels):
         raise SettingsError(
-            f"{graph.name} tells {graph.classes} classes apart, but there are {len(set(labels))} different labels. Say "
-            "--labels FILE: a class a line, in the order of the graph's outputs"
+            f"{graph.name} tells {graph.classes} classes apart, but there are {len(set(labels))} different labels. "
+            f"{said}: a class a line, in the order of the graph's outputs"
         )
     return labels
 

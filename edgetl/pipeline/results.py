@@ -274,7 +274,8 @@ class Summary(Record):
     """The object that `edgetl build --json` prints; accuracies in [0, 1], latencies in milliseconds.
 
     `accuracy` and `drop`, what was lost against float unless that ships, are on the `images` photos of `split`, which
-    edgetl chose nothing by; `reason` is the verdict's, with what so few photos cannot tell.
+    edgetl chose nothing by; `reason` is the verdict's, with what so few photos cannot tell; `missed` are the bounds of
+    the budget that what ships misses.
     """
 
     bundle: str
@@ -287,6 +288,7 @@ class Summary(Record):
     images: int
     accuracy: dict[str, float]
     drop: Drop | None
+    missed: tuple[str, ...]
     latency_ms: dict[str, float | None]
     size_bytes: dict[str, int]
     seconds: Seconds
@@ -310,6 +312,7 @@ class Summary(Record):
                 "shipped": report.accuracy.shipped,
             },
             drop=None if shipped is plain else report.judged.damage.drop,
+            missed=report.judged.missed,
             latency_ms={"float_p50": plain.p50_ms, "shipped_p50": shipped.p50_ms},
             size_bytes={"float": plain.size_bytes, "shipped": shipped.size_bytes},
             seconds=report.seconds,

@@ -25,7 +25,7 @@ class BuildSettings(Record):
     backbone: str = "edgetl/nano"
     target: str = "cpu"
     out: Path
-    weights: str | None = Field(default=None, description="file, or `random`; None for the backbone's own")
+    weights: str | None = Field(default=None, description="file, or `random`; else the backbone's own")
     epochs: int = Field(default=7, ge=0, le=10_000, description="of fine-tuning; 0 stops after the frozen stage")
     lr: float | None = Field(
         default=None,
@@ -36,12 +36,10 @@ class BuildSettings(Record):
     )
     image_size: int | None = Field(default=None, ge=16, le=2048, description="the photo's side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"
-    recipe: str | None = Field(default=None, description="the only one to try; None for those of the target")
-    precision: Precision | None = Field(
-        default=None, description="ships whatever it costs; None lets the target choose"
-    )
+    recipe: str | None = Field(default=None, description="the only one to try; else those of the target")
+    precision: Precision | None = Field(default=None, description="ships whatever it costs; else the target chooses")
     budget: float | None = Field(
-        default=None, ge=0, le=100, allow_inf_nan=False, description="points that may be lost; None for the target's"
+        default=None, ge=0, le=100, allow_inf_nan=False, description="points that may be lost; else the target's"
     )
     strict_budget: bool = Field(default=False, description="the worse end of the drop's interval must be inside too")
     from_onnx: str | None = Field(

@@ -60,7 +60,7 @@ def test_figures_of_another_machine_than_the_target_say_so(edgetl: Run, own_bund
 def test_no_time_is_refused(edgetl: Run, tiny_bundle: Path) -> None:
     ran = edgetl("bench", tiny_bundle, "--seconds", 0)
     assert (ran.code, ran.out) == (2, "")
-    assert "SettingsError: seconds must lie between 0 and 3600, found 0.0" in ran.err
+    assert "SettingsError: seconds must be above 0 and at most 3600, found 0" in ran.err
 
 
 def test_a_folder_that_does_not_exist_is_told(edgetl: Run, tmp_path: Path) -> None:

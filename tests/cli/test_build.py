@@ -43,7 +43,7 @@ class TestResult:
         assert ran.code == 0
         assert list(ran.json) == [
             "bundle", "target", "engine", "precision", "reason", "classes", "split", "images", "accuracy",
-            "drop", "latency_ms", "size_bytes", "seconds",
+            "drop", "missed", "latency_ms", "size_bytes", "seconds",
         ]  # fmt: skip
         assert {name: list(ran.json[name]) for name in ("accuracy", "latency_ms", "size_bytes", "seconds")} == {
             "accuracy": ["frozen", "float", "shipped"],
@@ -102,9 +102,12 @@ class TestResult:
         assert ran.code == 3
         assert ran.err.splitlines()[-1].startswith("edgetl: BudgetError: MISSED: tight: size ")
         assert ran.err.splitlines()[-1].endswith(
-            " bytes, the budget is 1000 bytes. Every bundle was written all the same"
+            " bytes, the budget is 1000 bytes. The bundle was written all the same. More photos tell more; --precision "
+            "fp32 ships float, --budget says what may be lost"
         )
         assert ran.json["target"] == "tight"
+        (missed,) = ran.json["missed"]
+        assert missed.endswith(" bytes, the budget is 1000 bytes")
         assert Bundle.open(tmp_path / "out").check_files()
 
 
@@ -130,24 +133,32 @@ def test_when_and_at_what_load_it_was_timed_is_said(
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
-    ("frozen", "said"),
-    [(0.4, None), (0.5, "Fine-tuning brought nothing there"), (1.0, "Fine-tuning lost 50.00 points there")],
+    ("frozen", "best", "said"),
+    [
+        (0.4, 1, None),
+        (0.5, 1, "Fine-tuning brought nothing there"),
+        (1.0, 1, "Fine-tuning lost 50.00 points there"),
+        (0.5, 0, "No epoch answered the held-out photos better than the frozen stage, so its network is kept."),
+    ],
 )
 def test_fine_tuning_that_brought_nothing_is_said(
-    frozen: float, said: str | None, several: bool, built: Bundle, capsys: pytest.CaptureFixture[str]
+    frozen: float, best: int, said: str | None, several: bool, built: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = BuildReport.model_validate_json(built.read("report.json"))
-    report = report.model_copy(
-        update={"accuracy": report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})}
-    )
+    assert report.training is not None
+    history = report.training.tuned.history.model_copy(update={"best": best})
+    tuned = report.training.tuned.model_copy(update={"history": history})
+    accuracy = report.accuracy.model_copy(update={"frozen": frozen, "float_": 0.5})
+    training = report.training.model_copy(update={"tuned": tuned})
+    report = report.model_copy(update={"accuracy": accuracy, "training": training})
     summary = Summary.of("here", "onnxruntime", report)
     if several:
-        _print_table([summary, summary], report, [1.0, 1.0])
+        _print_table([summary, summary], [report, report], [1.0, 1.0])
     else:
         _print_result(summary, report, 1.0)
     shown = capsys.readouterr().out
     assert f"frozen stage {100 * frozen:.2f} %, fine-tuned 50.00 %" in shown
-    assert ("Fine-tuning" in shown) == (said is not None)
+    assert ("Fine-tuning" in shown or "No epoch" in shown) == (said is not None)
     assert f"{said or ''}" in shown
 
 

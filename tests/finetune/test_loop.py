@@ -128,12 +128,13 @@ class TestTune:
         bench = make("mobilenet_v3_small", fitted=True)
         history = bench.tune(lines, epochs=9, patience=2, backbone_lr=0.1, head_lr=0.1)
         assert [epoch.epoch for epoch in history.epochs] == list(range(history.best + 3))
-        assert len(lines.said) == history.best + 2
+        assert len(lines.said) == 1 + history.best + 2
 
     def test_progress_names_epochs_and_what_they_came_to(self, make: Callable[..., Bench], lines: Any) -> None:
         make().tune(lines, epochs=1)
         assert lines.counted[0][0] == "fine-tuning, epoch 1 of 1"
-        assert lines.said[0].startswith("epoch 1: loss ")
+        assert lines.said[0].startswith("before: held out ")
+        assert lines.said[1].startswith("epoch 1: loss ")
 
     def test_a_history_survives_being_saved(self, make: Callable[..., Bench]) -> None:
         history = make().tune()

@@ -136,9 +136,18 @@ class TestRefusals:
         with pytest.raises(SettingsError, match=rf"^{flag} says how .* Say --from-onnx FILE with it"):
             read_settings(None, {"data": "digits", "out": tmp_path / "out", key: value})
 
-    @pytest.mark.parametrize(("key", "value"), [("std", "0,1,1"), ("std", "1,1,-1"), ("mean", "123.7,116.3,103.5")])
-    def test_mean_and_std_must_be_of_pixels_in_shares(self, key: str, value: str, asked: dict[str, Any]) -> None:
-        with pytest.raises(GraphError, match=r"of pixel/255 .* Divide what is of 255 by 255"):
+    @pytest.mark.parametrize(
+        ("key", "value", "said"),
+        [
+            ("std", "0,1,1", r"its std is .* it is divided by, so each must be above 0"),
+            ("std", "1,1,-1", r"its std is .* it is divided by, so each must be above 0"),
+            ("mean", "123.7,116.3,103.5", r"of pixel/255 .* Divide what is of 255 by 255"),
+        ],
+    )
+    def test_mean_and_std_must_be_of_pixels_in_shares(
+        self, key: str, value: str, said: str, asked: dict[str, Any]
+    ) -> None:
+        with pytest.raises(GraphError, match=said):
             make_plan(read_settings(None, {**asked, key: value}), Quiet())
 
     @pytest.mark.parametrize("mean", ["a,b,c", "nan,0,0"])
@@ -151,7 +160,9 @@ class TestRefusals:
 
     def test_another_number_of_classes_asks_for_labels(self, asked: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "labels.txt").write_text("one\ntwo\n")
-        with pytest.raises(SettingsError, match=r"tells \d classes apart, but there are 2 .* Say --labels"):
+        with pytest.raises(
+            SettingsError, match=r"tells \d classes apart, but there are 2 .* Mend \S*labels\.txt: a class"
+        ):
             make_plan(BuildSettings(**asked, labels=str(tmp_path / "labels.txt")), Quiet())
 
     def test_labels_that_are_not_there_are_refused(self, asked: dict[str, Any]) -> None:

@@ -196,7 +196,7 @@ class TestReport:
         summary = Summary.of("here", "onnxruntime", report_of(built)).model_dump()
         assert list(summary) == [
             "bundle", "target", "engine", "precision", "reason", "classes", "split", "images", "accuracy", "drop",
-            "latency_ms", "size_bytes", "seconds",
+            "missed", "latency_ms", "size_bytes", "seconds",
         ]  # fmt: skip
         assert list(summary["seconds"]) == ["frozen", "tune", "total"]
         assert summary["size_bytes"]["float"] > 1_000_000

@@ -136,7 +136,8 @@ def odd(
     seen = keep_lines()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETL_CACHE", str(cache_base))
-        bundle = build(BuildSettings(**settings, out=base / "out"), seen)
+        with pytest.warns(UserWarning, match=r"out misses its budget: latency .*; size "):
+            bundle = build(BuildSettings(**settings, out=base / "out"), seen)
     report = BuildReport.model_validate_json(bundle.read("report.json"))
     return Odd(bundle=bundle, report=report, said=seen.said)
 
@@ -187,3 +188,5 @@ class TestOddBuild:
         latency, size = odd.report.judged.missed
         assert latency.startswith("latency p50 ") and latency.endswith(" ms here, the budget is 1e-06 ms")
         assert size.startswith("size ") and size.endswith(" bytes, the budget is 1000 bytes")
+        card = odd.bundle.read("README.md").decode()
+        assert all(f"**Misses its budget:** {each}.\n" in card for each in (latency, size))
