@@ -55,5 +55,5 @@ $(VENV)/installed-demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
-	$(INSTALL) --editable '.[train,ort,openvino,test]'
+	$(INSTALL) --editable '.[train,ort,openvino,serve,test]'
 	touch $(VENV)/installed-demo $@

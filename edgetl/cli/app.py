@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetl.cli import bench, build, compile, predict, targets, verify
+from edgetl.cli import bench, build, compile, predict, serve, targets, verify
 from edgetl.cli.console import complain, out, remember_interrupt
 from edgetl.errors import EdgetlError, nearest
 
@@ -36,7 +36,7 @@ def edgetl(version: Annotated[bool, typer.Option("--version", help="Print the ve
         raise typer.Exit
 
 
-for verb in (build.build, predict.predict, verify.verify, bench.bench):
+for verb in (build.build, predict.predict, verify.verify, bench.bench, serve.serve):
     app.command()(verb)
 app.command("compile")(compile.compile_)
 app.add_typer(targets.app, name="targets")

@@ -48,7 +48,7 @@ def preprocess(photo: Image.Image, how: Preprocess) -> ImageArray:
     return paint_border(fit_photo(photo, how), how)
 
 
-def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_photo(source: Photo, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Return an RGB photo, turned upright by its EXIF orientation.
 
     16-bit grey is scaled to 8 bits, transparency is laid over white, CMYK is converted, still GIFs are read.
@@ -56,6 +56,7 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         source: a path, encoded bytes, a Pillow image, or a uint8 RGB array of shape (height, width, 3).
         max_pixels: refuse photos with more pixels than this, from the header alone.
+        formats: Pillow's names of what is read.
 
     Raises:
         DataError: not a picture, truncated, animated, too large, or an array of another shape or type.
@@ -74,7 +75,7 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
         )
     name = "the image sent" if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as photo:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as photo:
             if photo.width * photo.height > max_pixels:
                 raise DataError(
                     f"{name}: {photo.width}x{photo.height} is {photo.width * photo.height / 1e6:.0f} megapixels, "
@@ -92,7 +93,7 @@ def open_photo(source: Photo, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except IsADirectoryError:
         raise DataError(f"{name}: a folder, but a photo is needed") from None
     except UnidentifiedImageError:
-        raise DataError(f"{name}: not a picture in a format that is read ({', '.join(FORMATS)})") from None
+        raise DataError(f"{name}: not a picture in a format that is read ({', '.join(formats)})") from None
     except DataError:
         raise
     except _DAMAGED as error:

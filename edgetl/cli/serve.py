@@ -1,0 +1,58 @@
+"""`edgetl serve`: answer for photos over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from edgetl.cli.console import out
+
+__all__ = ["serve"]
+
+
+def serve(
+    bundles: Annotated[list[str], Argument(help="Folder of a bundle, or NAME=FOLDER; the first answers /predict.")],
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Port; 0 lets the system choose.")] = 8080,
+    socket: Annotated[Path | None, Option(help="Unix socket to listen on instead.")] = None,
+    token_file: Annotated[Path | None, Option(help="File with the token that clients must send.")] = None,
+    insecure: Annotated[bool, Option("--insecure", help="Listen beyond this machine without a token.")] = False,
+    tls_certificate: Annotated[Path | None, Option(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, Option(help="Its key, PEM.")] = None,
+    workers: Annotated[int, Option(help="Photos answered at once; 0: one a core.")] = 0,
+    threads: Annotated[int, Option(help="Engine threads of all that answer; 0: the engine's choice.")] = 1,
+    batch: Annotated[int, Option(help="Photos of different requests run together, at the most.")] = 1,
+    delay_ms: Annotated[float, Option(help="Milliseconds to wait for a batch to fill.")] = 2.0,
+    queue: Annotated[int, Option(help="Requests that may wait; more are refused.")] = 64,
+    deadline_ms: Annotated[float, Option(help="Milliseconds that a request may wait.")] = 2000.0,
+    connections: Annotated[int, Option(help="Connections that may be open.")] = 512,
+    receive_seconds: Annotated[float, Option(help="Seconds in which a whole request must arrive.")] = 10.0,
+    drain_seconds: Annotated[float, Option(help="Seconds to answer what was accepted, when stopping.")] = 30.0,
+    fallback: Annotated[
+        bool, Option("--fallback", help="Where a bundle's engine or device is not here, answer through what can.")
+    ] = False,
+    watch: Annotated[bool, Option("--watch", help="Load a bundle again when its folder is replaced.")] = False,
+    access_log: Annotated[bool, Option("--access-log", help="Log every request, not only those that failed.")] = False,
+    systemd: Annotated[
+        bool, Option("--systemd", help="Print the systemd unit that runs this, hardened, and serve nothing.")
+    ] = False,
+) -> None:
+    """Answer for photos over HTTP: POST /predict, and the Open Inference Protocol."""
+    flags: dict[str, Any] = {**locals()}
+    del flags["bundles"], flags["systemd"]
+    try:
+        from edgetl.serve import read_settings, write_unit
+        from edgetl.serve import serve as run
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("edgetl"):
+            raise
+        from edgetl.errors import missing_library
+
+        raise missing_library(error.name or "a library", "serve", "serve a bundle") from None
+    settings = read_settings(bundles, flags)
+    if systemd:
+        out.print(write_unit(settings), end="")
+        return
+    run(settings, lambda address: out.print(f"answering at {address}"))

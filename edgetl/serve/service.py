@@ -1,0 +1,336 @@
+"""What answers a request, apart from how it came: reads what was asked, lets a model answer, says what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from edgetl import __version__
+from edgetl.errors import EdgetlError
+from edgetl.records import Preprocess
+from edgetl.runtime import open_photo, preprocess, softmax
+from edgetl.runtime.postprocess import TASKS
+from edgetl.serve import oip
+from edgetl.serve.batcher import Answered, Job, Read
+from edgetl.serve.metrics import Metrics
+from edgetl.serve.models import Model, Models
+from edgetl.serve.replies import RefusedError, Reply, json_reply
+from edgetl.serve.settings import ServeSettings
+
+__all__ = ["ClientGoneError", "Receive", "Scope", "Service"]
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+# What cameras and browsers send; a server opens no rarer decoder for strangers.
+FORMATS = ("JPEG", "PNG", "WEBP")
+TOP = 5
+MOST_PHOTOS = 64
+CARD = "README.md"
+WATCH_SECONDS = 1.0
+LOG = logging.getLogger("edgetl.serve")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before it had sent all."""
+
+
+class Service:
+    """The models and their figures; its methods run on the event loop, what computes on the models' threads."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.models = Models(settings)
+        self.metrics = Metrics()
+        self.draining = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are welcome."""
+        return not self.draining and self.models.is_ready
+
+    def is_full(self, target: bytes) -> bool:
+        """Say whether a request for this path, as sent, would be refused for want of room."""
+        path = target.partition(b"?")[0]
+        if path == b"/predict":
+            name = self.models.default
+        elif path.startswith(b"/v2/models/") and path.endswith(b"/infer"):
+            name = path.split(b"/")[3].decode("ascii", "replace")
+        else:
+            return False
+        return self.models.is_full(name)
+
+    async def predict(self, scope: Scope, receive: Receive) -> Reply:
+        """Return the labels of the photos in a request's body, one photo as it is or several as multipart/form-data.
+
+        Raises:
+            ClientGoneError: the client hung up.
+            RefusedError: the request cannot be answered.
+        """
+        arrived = time.monotonic()
+        top, name = _read_query(scope["query_string"], self.models.default)
+        self.models.get(name)
+        media_type = _header(scope, b"content-type")
+        body = await self._read_body(scope, receive)
+        model = self.models.get(name)
+        how = model.bundle.manifest.preprocess
+        return await self._answer(
+            model,
+            partial(_read_photos, body, media_type, how, self.settings.max_pixels),
+            partial(_write_predictions, model, top),
+            arrived,
+        )
+
+    async def infer(self, scope: Scope, receive: Receive, name: str, version: str | None = None) -> Reply:
+        """Return the response to an inference request of the Open Inference Protocol; raises as `predict` does."""
+        arrived = time.monotonic()
+        self.models.get(name, version)
+        length = _header(scope, oip.HEADER_LENGTH)
+        if length and not length.isdigit():
+            raise RefusedError(400, "malformed", "Inference-Header-Content-Length must be a number")
+        body = await self._read_body(scope, receive)
+        model = self.models.get(name, version)
+        # What was read says what is to be written.
+        asked: list[oip.InferRequest] = []
+
+        def read() -> Read:
+            image, logits = model.artifact.input, model.artifact.output
+            request = oip.read_request(body, int(length) if length else None, image, (logits.name, oip.SCORES))
+            asked.append(request)
+            if request.images is not None:
+                return Read(images=request.images)
+            return _fit(request.photos, model.bundle.manifest.preprocess, self.settings.max_pixels)
+
+        def write(answered: Answered) -> Reply:
+            outputs = {model.artifact.output.name: answered.logits, oip.SCORES: softmax(answered.logits)}
+            return oip.write_response(asked[0], model.name, model.version, outputs, model.bundle.manifest.labels)
+
+        return await self._answer(model, read, write, arrived)
+
+    async def load(self, name: str) -> Model:
+        """Return a model that was loaded again; what was wrong with it is logged too, and the one before goes on.
+
+        Raises:
+            EdgetlError: as `Models.load`.
+        """
+        try:
+            model = await self.models.load(name)
+        except EdgetlError as error:
+            LOG.error("model %s was not loaded: %s", name, error)
+            raise
+        LOG.info("model %s is at version %s", name, model.version)
+        return model
+
+    async def watch(self) -> None:
+        """Load models again whose folders are replaced, until cancelled."""
+        seen = {name: _stamp(folder) for name, folder in self.settings.bundles.items()}
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for name, folder in self.settings.bundles.items():
+                stamp = await asyncio.to_thread(_stamp, folder)
+                if stamp is not None and stamp != seen[name]:
+                    seen[name] = stamp
+                    with suppress(EdgetlError):  # logged
+                        await self.load(name)
+
+    def server_metadata(self) -> Reply:
+        """Return what the server is."""
+        return json_reply({"name": "edgetl", "version": __version__, "extensions": EXTENSIONS})
+
+    def model_metadata(self, name: str, version: str | None = None) -> Reply:
+        """Return what a model reads and gives.
+
+        Raises:
+            RefusedError: there is none of that name and version.
+        """
+        model = self.models.get(name, version)
+        image, logits = model.artifact.input, model.artifact.output
+        scores = logits.model_copy(update={"name": oip.SCORES})
+        return json_reply(
+            {
+                "name": model.name,
+                "versions": [model.version],
+                "platform": f"edgetl_{model.artifact.engine}",
+                "inputs": [oip.describe_tensor(image)],
+                "outputs": [oip.describe_tensor(each) for each in (logits, scores)],
+            }
+        )
+
+    def card(self, name: str) -> Reply:
+        """Return a model's card, in Markdown; empty where its bundle holds none.
+
+        Raises:
+            RefusedError: there is no model of that name.
+        """
+        bundle = self.models.get(name).bundle
+        text = bundle.read(CARD) if CARD in bundle.manifest.files else b""
+        return Reply(body=text, media_type=b"text/markdown; charset=utf-8")
+
+    def index(self) -> Reply:
+        """Return every model that can be loaded, and whether it is."""
+        loaded = {model.name: model.version for model in self.models}
+        return json_reply(
+            [
+                {"name": name, "version": loaded[name], "state": "READY", "reason": ""}
+                if name in loaded
+                else {"name": name, "state": "UNAVAILABLE", "reason": "not loaded"}
+                for name in self.models.names
+            ]
+        )
+
+    async def _answer(
+        self, model: Model, read: Callable[[], Read], write: Callable[[Answered], Reply], arrived: float
+    ) -> Reply:
+        def written(answered: Answered) -> Reply:
+            self.metrics.answer(answered)
+            return write(answered)
+
+        return await model.batcher.submit(
+            Job(
+                read=read,
+                write=written,
+                arrived=arrived,
+                deadline=arrived + self.settings.deadline_ms / 1000,
+                done=asyncio.get_running_loop().create_future(),
+            )
+        )
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        most = self.settings.max_bytes
+        told = _header(scope, b"content-length")
+        if told.isdigit() and int(told) > most:
+            raise _too_large(most)
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when a bundle is replaced; None while there is none."""
+    try:
+        status = (folder / "manifest.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    """Return a header's value; empty where it was not sent."""
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _read_query(query: bytes, default: str) -> tuple[int, str]:
+    """Return how many labels are asked for, and of which model."""
+    if not query:
+        return TOP, default
+    asked = parse_qs(query.decode("ascii", "replace"), max_num_fields=16)
+    unknown = sorted(asked.keys() - {"top", "model"})
+    if unknown:
+        raise RefusedError(400, "malformed", f"query {unknown[0][:64]!r} is not known. Known: top, model")
+    top = asked.get("top", [str(TOP)])[-1]
+    if not (top.isascii() and top.isdigit() and 1 <= len(top) <= 6 and int(top) >= 1):
+        raise RefusedError(400, "malformed", f"top must be a whole number from 1 on, found {top[:16]!r}")
+    return int(top), asked.get("model", [default])[-1]
+
+
+def _read_photos(body: bytes, media_type: bytes, how: Preprocess, max_pixels: int) -> Read:
+    """Return the photos of a body, fitted."""
+    if not body:
+        raise RefusedError(400, "malformed", "the body is empty. Send a photo: curl --data-binary @photo.jpg ...")
+    if media_type.startswith(b"multipart/"):
+        return _fit(_files_of(body, media_type), how, max_pixels)
+    return _fit((body,), how, max_pixels)
+
+
+def _fit(photos: tuple[bytes, ...], how: Preprocess, max_pixels: int) -> Read:
+    start = time.monotonic()
+    opened = [open_photo(photo, max_pixels, FORMATS) for photo in photos]
+    decoded = time.monotonic()
+    images = [preprocess(photo, how) for photo in opened]
+    stacked = images[0][None] if len(images) == 1 else np.stack(images)
+    return Read(images=stacked, decode_seconds=decoded - start, preprocess_seconds=time.monotonic() - decoded)
+
+
+def _files_of(body: bytes, media_type: bytes) -> tuple[bytes, ...]:
+    """Return the content of every part of a multipart body that has any."""
+    _, options = parse_options_header(media_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise RefusedError(400, "malformed", "multipart/form-data needs a boundary")
+    parts: list[bytearray] = []
+
+    def begin() -> None:
+        if len(parts) == MOST_PHOTOS:
+            raise RefusedError(413, "too_large", f"at most {MOST_PHOTOS} photos are taken at once")
+        parts.append(bytearray())
+
+    def take(data: bytes, start: int, end: int) -> None:
+        parts[-1] += data[start:end]
+
+    ended: list[bool] = []
+    try:
+        parser = MultipartParser(
+            boundary, {"on_part_begin": begin, "on_part_data": take, "on_end": lambda: ended.append(True)}
+        )
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise RefusedError(400, "malformed", f"the body is not multipart/form-data: {error}") from None
+    photos = tuple(bytes(part) for part in parts if part)
+    if not ended or not photos:
+        raise RefusedError(400, "malformed", "the multipart body is cut off, or holds no photo")
+    return photos
+
+
+def _write_predictions(model: Model, top: int, answered: Answered) -> Reply:
+    start = time.monotonic()
+    manifest = model.bundle.manifest
+    answer = TASKS[manifest.task]
+    predictions = [answer(row, manifest.labels, top) for row in answered.logits]
+    read = answered.read
+    seconds = {
+        "queue": answered.queue_seconds,
+        "decode": read.decode_seconds,
+        "preprocess": read.preprocess_seconds,
+        "inference": answered.inference_seconds,
+        "postprocess": time.monotonic() - start,
+    }
+    told = {
+        "model": model.name,
+        "version": model.version,
+        "predictions": [
+            {
+                "label": scores[0].label,
+                "score": scores[0].score,
+                "scores": [{"label": each.label, "score": each.score} for each in scores],
+            }
+            for scores in predictions
+        ],
+        "time_ms": {step: round(1000 * spent, 3) for step, spent in seconds.items()},
+    }
+    return Reply(body=json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, "too_large", f"the body is larger than {most} bytes", ((b"connection", b"close"),))

@@ -1,0 +1,178 @@
+"""Tests of what a connection may do, with bytes of the test's own on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve.conftest import Running, Start
+
+QUICK = ("--receive-seconds", 1, "--connections", 8)
+
+
+@pytest.fixture(scope="module")
+def strict(start_server: Start, tiny_bundle: Path) -> Iterator[Running]:
+    """Return a server that waits a second for a request, and takes eight connections."""
+    with start_server(tiny_bundle, *QUICK) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def narrow(start_server: Start, tiny_bundle: Path) -> Iterator[Running]:
+    """Return a server on which a batch waits a second to fill, and one request may wait for it."""
+    words = ("--queue", 1, "--workers", 1, "--batch", 2, "--delay-ms", 1000, "--deadline-ms", 500)
+    with start_server(tiny_bundle, *words) as running:
+        yield running
+
+
+def connect(server: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Return all that comes until the server closes."""
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def head(length: int, *more: bytes) -> bytes:
+    lines = [b"POST /predict HTTP/1.1", b"Host: here", b"Content-Length: %d" % length, *more]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class TestSlowClients:
+    @pytest.mark.parametrize("sent", [b"", b"POST /pre", head(100)[:-2], head(100), head(100) + b"x" * 50])
+    def test_a_request_that_does_not_arrive_in_time_is_closed(self, sent: bytes, strict: Running) -> None:
+        with connect(strict) as client:
+            client.sendall(sent)
+            started = time.monotonic()
+            said = read_all(client)
+            passed = time.monotonic() - started
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive within 1 s" in said
+        assert 0.8 < passed < 3
+
+    def test_a_byte_now_and_then_buys_no_time(self, strict: Running) -> None:
+        with connect(strict) as client:
+            started = time.monotonic()
+            try:
+                for byte in head(100) + b"x" * 100:
+                    client.sendall(bytes([byte]))
+                    client.settimeout(0.1)
+                    try:
+                        if client.recv(1):
+                            break
+                    except TimeoutError:
+                        continue
+            except ConnectionError:
+                pass
+            passed = time.monotonic() - started
+        assert passed < 3
+
+    def test_a_quick_client_keeps_its_connection_for_as_long_as_it_asks(
+        self, strict: Running, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", strict.port, timeout=10)
+        body, end, count = tiny_photos[0].read_bytes(), time.monotonic() + 2.5, 0
+        while time.monotonic() < end:
+            connection.request("POST", "/predict", body)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+            count += 1
+        connection.close()
+        assert count > 10
+
+
+class TestBounds:
+    def test_headers_are_bounded(self, strict: Running) -> None:
+        with connect(strict) as client:
+            client.sendall(b"GET /v2 HTTP/1.1\r\nHost: here\r\n" + b"X-Long: " + b"x" * 40_000)
+            assert read_all(client).startswith(b"HTTP/1.1 431 ")
+
+    def test_one_connection_too_many_is_told_so(self, strict: Running) -> None:
+        held = [connect(strict) for _ in range(8)]
+        try:
+            with connect(strict) as client:
+                said = read_all(client)
+        finally:
+            for each in held:
+                each.close()
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"too many connections are open" in said
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            head(5, b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+            head(5, b"Content-Length: 6") + b"hello",
+            b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: -5\r\n\r\n",
+            b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 5x\r\n\r\nhello",
+            b"POST /predict HTTP/1.1\r\nHost : here\r\nContent-Length: 5\r\n\r\nhello",
+            b"POST /predict HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        ],
+    )
+    def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
+        self, sent: bytes, strict: Running
+    ) -> None:
+        with connect(strict) as client:
+            client.sendall(sent + b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            said = read_all(client)
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert said.count(b"HTTP/1.1 ") == 1
+
+    def test_requests_that_come_together_are_answered_in_order(
+        self, strict: Running, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        body = tiny_photos[0].read_bytes()
+        with connect(strict) as client:
+            client.sendall(head(len(body)) + body + b"GET /v2 HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            said = read_all(client)
+        first, second = said.split(b"HTTP/1.1 200 OK")[1:]
+        assert b'"predictions"' in first
+        assert b'"extensions"' in second
+
+
+class TestFullQueue:
+    def test_more_than_may_wait_are_refused_at_once_and_their_connections_live_on(
+        self, narrow: Running, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        body = tiny_photos[0].read_bytes()
+        clients = [connect(narrow) for _ in range(12)]
+        for client in clients:
+            client.sendall(head(len(body)) + body)
+        told = [read_answer(client) for client in clients]
+        refused = [status for status, _ in told if status == 503]
+        assert {status for status, _ in told} <= {200, 503, 504}
+        assert refused
+        for client, (status, _) in zip(clients, told, strict=True):
+            if status == 503:
+                client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert read_answer(client) == (200, {"live": True})
+            client.close()
+
+
+def read_answer(client: socket.socket) -> tuple[int, object]:
+    """Return status and JSON of the next answer on a connection."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer.status, json.loads(answer.read())
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/tiny/infer"])
+def test_a_client_that_hangs_up_amid_a_request_costs_nothing(
+    path: str, server: Running, tiny_photos: tuple[Path, ...]
+) -> None:
+    for _ in range(20):
+        with connect(server) as client:
+            client.sendall(head(5000).replace(b"/predict", path.encode()) + b"x" * 100)
+    assert server.ask("POST", "/predict", tiny_photos[0].read_bytes()).status == 200

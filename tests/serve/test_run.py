@@ -1,0 +1,156 @@
+"""Tests of starting and stopping the server, and of who may ask."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve.conftest import Running, Start
+from tests.test_lean_runtime import SITE
+
+SECRET = "canary-" + "7" * 32
+
+
+@pytest.fixture(scope="module")
+def guarded(start_server: Start, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a server that asks for a token."""
+    path = tmp_path_factory.mktemp("secret") / "token"
+    path.write_text(f"{SECRET}\n")
+    with start_server(tiny_bundle, "--token-file", path, "--access-log") as running:
+        yield running
+
+
+def test_a_device_without_training_libraries_serves(
+    start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    with start_server(tiny_bundle, PYTHONPATH=str(tmp_path)) as running:
+        assert running.ask("POST", "/predict", tiny_photos[0].read_bytes()).status == 200
+
+
+class TestStopping:
+    def test_it_ends_with_0_when_it_is_told_to_stop(self, start_server: Start, tiny_bundle: Path) -> None:
+        with start_server(tiny_bundle) as running:
+            assert running.ask("GET", "/v2/health/ready").status == 200
+            assert running.stop() == 0
+
+    def test_what_was_accepted_is_answered_first(
+        self, start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        body, told = tiny_photos[0].read_bytes(), []
+        # A batch that waits to fill holds the request while the server is told to stop.
+        with start_server(tiny_bundle, "--batch", 8, "--delay-ms", 1000, "--workers", 1) as running:
+            asking = threading.Thread(target=lambda: told.append(running.ask("POST", "/predict", body).status))
+            asking.start()
+            time.sleep(0.4)
+            assert running.stop() == 0
+            asking.join()
+        assert told == [200]
+
+    def test_a_unix_socket_is_taken_back(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        pytest.importorskip("fastapi", reason="fastapi answers over HTTP")
+        path = tmp_path / "edge.sock"
+        command = [sys.executable, "-m", "edgetl", "serve", str(tiny_bundle), "--socket", str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"answering at unix:{path}\n"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.connect(str(path))
+                client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+                assert client.recv(1024).startswith(b"HTTP/1.1 200 OK")
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        assert not path.exists()
+
+
+class TestStarting:
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgetl", "serve", *map(str, words)]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    def test_a_port_that_is_taken_is_said(self, server: Running, tiny_bundle: Path) -> None:
+        ran = self.run(tiny_bundle, "--port", server.port)
+        assert ran.returncode == 4
+        assert f"127.0.0.1:{server.port}: cannot listen there: Address already in use. Choose another" in ran.stderr
+
+    def test_what_is_no_bundle_is_said(self, tmp_path: Path) -> None:
+        ran = self.run(tmp_path, "--port", 0)
+        assert ran.returncode == 2
+        assert "manifest.json" in ran.stderr
+
+    def test_a_bundle_that_answers_otherwise_than_in_the_build_is_not_served(self, own_bundle: Path) -> None:
+        from edgetl.bundle import Bundle, write_bundle, write_file
+
+        bundle = Bundle.open(own_bundle)
+        contents = {name: bundle.read(name) for name in bundle.manifest.files}
+
+        def compose(folder: Path) -> object:
+            for name, content in contents.items():
+                write_file(folder / name, content)
+            golden = bundle.manifest.golden
+            assert golden is not None
+            swapped = golden.model_copy(update={"images": golden.images[::-1]})
+            return bundle.manifest.model_copy(update={"golden": swapped, "files": {}})
+
+        write_bundle(own_bundle, compose)  # type: ignore[arg-type]
+        ran = self.run(own_bundle, "--port", 0)
+        assert ran.returncode == 3
+        assert "golden images are preprocessed differently here" in ran.stderr
+
+    def test_other_machines_are_not_let_in_without_a_token(self, tiny_bundle: Path) -> None:
+        ran = self.run(tiny_bundle, "--port", 0, "--host", "0.0.0.0")
+        assert ran.returncode == 2
+        assert "host 0.0.0.0 can be reached from other machines, and no token guards it" in ran.stderr
+
+    def test_two_bundles_of_one_name_are_refused(self, tiny_bundle: Path, own_bundle: Path) -> None:
+        ran = self.run(tiny_bundle, own_bundle)
+        assert ran.returncode == 2
+        assert "Name one of them otherwise: NAME=FOLDER" in ran.stderr
+
+
+class TestToken:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/predict"),
+            ("GET", "/metrics"),
+            ("GET", "/v2"),
+            ("GET", "/v2/models/tiny"),
+            ("POST", "/v2/models/tiny/infer"),
+            ("GET", "/openapi.json"),
+            ("GET", "/nothing"),
+        ],
+    )
+    @pytest.mark.parametrize("given", ["", "Bearer", f"Bearer {SECRET}x", f"Bearer {SECRET[:-1]}", f"Basic {SECRET}"])
+    def test_nothing_but_health_is_told_without_it(self, method: str, path: str, given: str, guarded: Running) -> None:
+        answer = guarded.ask(method, path, **({"authorization": given} if given else {}))
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert SECRET not in answer.body.decode()
+
+    def test_with_it_everything_is(self, guarded: Running, tiny_photos: tuple[Path, ...]) -> None:
+        body = tiny_photos[0].read_bytes()
+        assert guarded.ask("POST", "/predict", body, authorization=f"Bearer {SECRET}").status == 200
+        assert SECRET not in guarded.ask("GET", "/metrics", authorization=f"Bearer {SECRET}").body.decode()
+
+    @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+    def test_health_is_told_to_everybody(self, path: str, guarded: Running) -> None:
+        assert guarded.ask("GET", path).status == 200
+
+    def test_it_stands_in_no_process_list(self, guarded: Running) -> None:
+        for name in ("cmdline", "environ"):
+            assert SECRET.encode() not in Path(f"/proc/{guarded.process.pid}/{name}").read_bytes()
+
+    @pytest.mark.parametrize("content", ["", "short", "two words of which none is a token", "ü" * 40])
+    def test_a_file_without_a_good_one_is_refused(self, content: str, tiny_bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text(content)
+        ran = TestStarting().run(tiny_bundle, "--port", 0, "--token-file", tmp_path / "token")
+        assert ran.returncode == 2
+        assert "must hold one token of at least 16 characters. Make one: openssl rand -hex 32" in ran.stderr
