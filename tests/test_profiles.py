@@ -40,7 +40,7 @@ def test_names_are_sorted_and_without_the_suffix(package: str) -> None:
 
 
 def test_sources_that_are_not_installed_say_so() -> None:
-    with pytest.raises(MissingError, match=r"and is not installed\. Run there: pip install -e \.$"):
+    with pytest.raises(MissingError, match=r"which hide an installed one\. .* these: pip install -e \S+$"):
         profile_names("edgetl._nothing")
 
 
