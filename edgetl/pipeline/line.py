@@ -20,14 +20,13 @@ __all__ = ["build", "build_each"]
 def build(settings: BuildSettings, progress: Progress | None = None, force: bool = False) -> Bundle:
     """Return the bundle of these settings, written at `settings.out`; its `report.json` says what was measured.
 
-    Stages that an earlier build left are used as they are; a bundle of the same settings is returned at once.
+    Stages that an earlier build left are used as they are; a bundle of the same settings is returned at once. One that
+    misses its budget in the end is written all the same; a warning and its report say so.
 
     Args:
         settings: what to build.
         progress: shows the stages; nothing is shown without it.
         force: make every stage anew.
-
-    A bundle that misses its budget in the end is written all the same; a warning and its report say so.
 
     Raises:
         EdgetlError: of the kind that says what is wrong; what was finished is kept, and nothing at `out` has changed.

@@ -137,9 +137,9 @@ class Batcher:
                 job.settle(_refused(error))
         if not ready:
             return
-        images = ready[0][1].images if len(ready) == 1 else np.concatenate([read.images for _, read in ready])
         begun = time.monotonic()
         try:
+            images = ready[0][1].images if len(ready) == 1 else np.concatenate([read.images for _, read in ready])
             logits = self._run(images)
         except Exception as error:  # as above
             for job, _ in ready:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgetl.serve.pages import PAGES
 from edgetl.serve.replies import RefusedError, Reply, json_reply
-from edgetl.serve.service import ClientGoneError, Receive, Scope, Service
+from edgetl.serve.service import Receive, Scope, Service
 
 __all__ = ["OPEN", "Gate"]
 
@@ -72,8 +72,6 @@ class Gate:
                     await self._app(scope, receive, tracked)
                     return
                 reply = await fast(scope, receive)
-            except ClientGoneError:
-                return
             except RefusedError as refusal:
                 self._service.metrics.refuse(refusal.reason)
                 reply, said = refusal.reply, str(refusal)

@@ -13,7 +13,7 @@ __all__ = ["JSON", "REASONS", "Headers", "Reason", "RefusedError", "Reply", "jso
 Headers = tuple[tuple[bytes, bytes], ...]
 Reason = Literal[
     "queue_full", "expired", "connections", "too_slow", "too_large", "malformed", "unreadable", "unauthorized",
-    "unknown", "draining", "device",
+    "unknown", "hung_up", "device",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 JSON = b"application/json"

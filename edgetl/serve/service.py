@@ -29,7 +29,7 @@ from edgetl.serve.models import Model, Models
 from edgetl.serve.replies import RefusedError, Reply, json_reply
 from edgetl.serve.settings import ServeSettings
 
-__all__ = ["ClientGoneError", "Receive", "Scope", "Service"]
+__all__ = ["Receive", "Scope", "Service"]
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -41,10 +41,6 @@ CARD = "README.md"
 WATCH_SECONDS = 1.0
 LOG = logging.getLogger("edgetl.serve")
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection before it had sent all."""
 
 
 class Service:
@@ -76,10 +72,8 @@ class Service:
         """Return the labels of the photos in a request's body, one photo as it is or several as multipart/form-data.
 
         Raises:
-            ClientGoneError: the client hung up.
-            RefusedError: the request cannot be answered.
+            RefusedError: the request cannot be answered, or the client hung up.
         """
-        arrived = time.monotonic()
         top, name = _read_query(scope["query_string"], self.models.default)
         self.models.get(name)
         media_type = _header(scope, b"content-type")
@@ -90,12 +84,10 @@ class Service:
             model,
             partial(_read_photos, body, media_type, how, self.settings.max_pixels),
             partial(_write_predictions, model, top),
-            arrived,
         )
 
     async def infer(self, scope: Scope, receive: Receive, name: str, version: str | None = None) -> Reply:
         """Return the response to an inference request of the Open Inference Protocol; raises as `predict` does."""
-        arrived = time.monotonic()
         self.models.get(name, version)
         length = _header(scope, oip.HEADER_LENGTH)
         if length and not length.isdigit():
@@ -117,7 +109,7 @@ class Service:
             outputs = {model.artifact.output.name: answered.logits, oip.SCORES: softmax(answered.logits)}
             return oip.write_response(asked[0], model.name, model.version, outputs, model.bundle.manifest.labels)
 
-        return await self._answer(model, read, write, arrived)
+        return await self._answer(model, read, write)
 
     async def load(self, name: str) -> Model:
         """Return a model that was loaded again; what was wrong with it is logged too, and the one before goes on.
@@ -190,13 +182,13 @@ class Service:
             ]
         )
 
-    async def _answer(
-        self, model: Model, read: Callable[[], Read], write: Callable[[Answered], Reply], arrived: float
-    ) -> Reply:
+    async def _answer(self, model: Model, read: Callable[[], Read], write: Callable[[Answered], Reply]) -> Reply:
         def written(answered: Answered) -> Reply:
             self.metrics.answer(answered)
             return write(answered)
 
+        # A body that took its time to arrive has not waited here yet.
+        arrived = time.monotonic()
         return await model.batcher.submit(
             Job(
                 read=read,
@@ -216,7 +208,7 @@ class Service:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGoneError
+                raise RefusedError(400, "hung_up", "the client closed the connection before it had sent all")
             part = message.get("body", b"")
             size += len(part)
             if size > most:

@@ -176,3 +176,18 @@ def test_a_client_that_hangs_up_amid_a_request_costs_nothing(
         with connect(server) as client:
             client.sendall(head(5000).replace(b"/predict", path.encode()) + b"x" * 100)
     assert server.ask("POST", "/predict", tiny_photos[0].read_bytes()).status == 200
+    assert b'edgetl_requests_total{code="500"} 0.0' in server.ask("GET", "/metrics").body
+
+
+def test_a_body_that_took_its_time_has_not_waited_in_the_queue(
+    start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...]
+) -> None:
+    body = tiny_photos[0].read_bytes()
+    with start_server(tiny_bundle, "--deadline-ms", 200) as patient, connect(patient) as client:
+        client.sendall(head(len(body)) + body[:100])
+        client.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(10)
+        client.sendall(body[100:])
+        assert read_answer(client)[0] == 200
