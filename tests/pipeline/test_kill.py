@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,14 +45,16 @@ def test_twenty_kills_leave_the_same_bundle_and_nothing_beside_it(
     small_build: dict[str, Any], fingerprint: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "dist").mkdir()
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "dist" / "colours"
+    older, undisturbed, disturbed = tmp_path / "older", tmp_path / "undisturbed", tmp_path / "dist" / "colours"
+    earlier = {**small_build, "seed": 1}
+    subprocess.run(command(earlier, older), env=environment(tmp_path / "calm"), check=True)
     started = time.monotonic()
     subprocess.run(command(small_build, undisturbed), env=environment(tmp_path / "calm"), check=True)
     whole_seconds = time.monotonic() - started
 
     draw, killed, rounds = random.Random(20), 0, 0
     while killed < KILLS:
-        # A build that was done before it could be killed starts over: another cache, the older bundle in place.
+        # A build that was done before it could be killed starts over: another cache, an older bundle in place.
         cache = tmp_path / f"shaken-{rounds}"
         child = subprocess.Popen(
             command(small_build, disturbed), env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -65,8 +68,11 @@ def test_twenty_kills_leave_the_same_bundle_and_nothing_beside_it(
         else:
             assert child.returncode == 0, said.decode()
             rounds += 1
+            shutil.rmtree(disturbed)
+            shutil.copytree(older, disturbed)
     subprocess.run(command(small_build, disturbed), env=environment(tmp_path / f"shaken-{rounds}"), check=True)
 
+    assert fingerprint(older) != fingerprint(undisturbed)
     assert fingerprint(disturbed) == fingerprint(undisturbed)
     assert [path.name for path in (tmp_path / "dist").iterdir()] == ["colours"]
 
