@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,8 @@ FLOATS, PLANES, SHARES, LEVELS = "image_floats", "image_planes", "image_shares",
 OPTIMIZATION_LEVEL = 3
 # Others are not to be had on a Jetson.
 HARDWARE_LEVEL = "NONE"
+# Ctrl-C that comes just before a thread falls asleep is seen only when that wakes, so it does now and then.
+WAKE_SECONDS = 0.5
 # The first release with strongly typed networks as used here.
 FIRST = (10, 3)
 
@@ -142,7 +144,10 @@ def build_plan(graph: bytes, border: TensorSpec, how: Execution, timing_cache: b
         monitor = config.progress_monitor = _monitor(trt, progress, bars)
         with ExitStack() as ending:
             ending.callback(monitor.cancel)
-            plan = pool.submit(builder.build_serialized_network, network, config).result()
+            build = pool.submit(builder.build_serialized_network, network, config)
+            while wait([build], WAKE_SECONDS).not_done:
+                pass
+            plan = build.result()
     if plan is None:
         raise ExportError(f"TensorRT {trt.__version__} cannot build the graph: {log.last()}")
     return BuiltPlan(content=bytes(plan), timing_cache=bytes(config.get_timing_cache().serialize()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -66,6 +69,20 @@ class TestBuild:
         message = r"cannot build the graph: Could not infer output types for operation: dequantize"
         with pytest.raises(ExportError, match=message):
             build(artifact)
+
+    def test_ctrl_c_that_wakes_nobody_is_seen_all_the_same(self, fakes: Any, artifact: Any) -> None:
+        """The signal comes to another thread, as if just before the one that waits for the build fell asleep."""
+
+        class Pressed(Quiet):
+            def count(self, what: str, total: int) -> Any:
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+                return super().count(what, total)
+
+        fakes[0]._knobs.build_seconds = 10
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            build(artifact, progress=Pressed())
+        assert time.monotonic() - started < 5
 
     def test_progress_that_fails_cancels_the_build(self, fakes: Any, artifact: Any) -> None:
         def fail(done: int) -> None:
