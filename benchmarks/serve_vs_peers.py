@@ -35,6 +35,7 @@ from edgetl.bundle import Bundle
 CONNECTIONS = (1, 8, 32)
 SIZE = (376, 263)
 PHOTOS = 100
+WARM_SECONDS = 2
 # Sends the photos of a folder in turn, as they are or in a form, and prints one line of JSON in the end.
 SCRIPT = """
 local names, form = {%(names)s}, %(form)s
@@ -76,12 +77,12 @@ def photos_for(folder: Path) -> dict[str, list[Path]]:
     return {"one": [folder / "one.jpg"], "set": some}
 
 
-def load(port: int, photos: list[Path], connections: int, seconds: float, form: bool, folder: Path) -> dict[str, float]:
+def load(port: int, photos: list[Path], connections: int, seconds: int, form: bool, folder: Path) -> dict[str, float]:
     """Return what wrk measured."""
     names = ", ".join(f'"{path}"' for path in photos)
     script = folder / "send.lua"
     script.write_text(SCRIPT % {"names": names, "form": "true" if form else "false"})
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script)]
     ran = subprocess.run([*command, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True)
     told: dict[str, float] = json.loads(ran.stdout.strip().splitlines()[-1])
     return told
@@ -173,15 +174,15 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PYTHON")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=int, default=5)
     options = parser.parse_args()
     pythons = dict(each.split("=", 1) for each in options.python)
     bundle = Bundle.open(options.bundle)
     model, labels = bundle.folder / bundle.manifest.artifact.path, bundle.folder / "labels.txt"
-    peer = str(Path(__file__).parent / "serve_peer.py")
+    os.environ.update(PEER_MODEL=str(model), PEER_LABELS=str(labels), BENTOML_DO_NOT_TRACK="True")
+    peers = Path(__file__).parent / "serve_peers"
     servers = {"edgetl": [sys.executable, "-m", "edgetl", "serve", str(options.bundle), "--port"]} | {
-        name: [python, peer, name, str(model), str(labels)]
-        for name, python in {"fastapi": sys.executable, **pythons}.items()
+        name: [python, str(peers / f"by_{name}.py")] for name, python in {"fastapi": sys.executable, **pythons}.items()
     }
     cores = os.cpu_count() or 1
     samples: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -196,7 +197,7 @@ def main() -> None:
                 port, form = free_port(), name != "edgetl"
                 with running([*command, str(port)], port, first, form) as seconds:
                     starts.setdefault(name, []).append(seconds)
-                    load(port, photos["one"], 8, options.seconds / 3, form, folder)
+                    load(port, photos["one"], 8, WARM_SECONDS, form, folder)
                     for kind, sent in photos.items():
                         for connections in CONNECTIONS:
                             told = load(port, sent, connections, options.seconds, form, folder)

@@ -13,7 +13,7 @@ from edgetl import __version__
 from edgetl.errors import EdgetlError
 from edgetl.serve.gate import Gate
 from edgetl.serve.pages import read_pages
-from edgetl.serve.replies import RefusedError, Reply, json_reply
+from edgetl.serve.replies import FAILURE, RefusedError, Reply, json_reply
 from edgetl.serve.service import Service
 
 __all__ = ["create_app"]
@@ -52,7 +52,7 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
         service: what answers.
         token: what clients must send; None lets everybody ask.
     """
-    api = FastAPI(title="edgetl", version=__version__, docs_url=None, redoc_url=None)
+    api = FastAPI(title="edgetl", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     infer_path, model_path = "/infer", "/v2/models/{name}"
     version_path = model_path + "/versions/{version}"
 
@@ -73,7 +73,7 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
     @api.get("/v2/health/ready", responses=_errors(503))
     async def ready() -> Response:
         """Say whether every model answers."""
-        return _respond(json_reply({"ready": service.is_ready}, 200 if service.is_ready else 503))
+        return _respond(service.health())
 
     @api.get("/v2")
     async def server_metadata() -> Response:
@@ -156,6 +156,10 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         return _respond(json_reply({"error": f"{where}: {first['msg']}"}, 400))
+
+    @api.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return _respond(FAILURE)
 
     for path, reply in read_pages().items():
         api.add_api_route(path, partial(_give, reply), methods=["GET"], include_in_schema=False)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from edgetl.serve.pages import PAGES
-from edgetl.serve.replies import RefusedError, Reply, json_reply
+from edgetl.serve.replies import FAILURE, RefusedError, Reply
 from edgetl.serve.service import Receive, Scope, Service
 
 __all__ = ["OPEN", "Gate"]
@@ -77,12 +77,9 @@ class Gate:
                 reply, said = refusal.reply, str(refusal)
             except Exception as error:
                 LOG.exception("request %s failed", request_id.decode())
-                if status:
-                    raise
-                reply, said = (
-                    json_reply({"error": "an error of the server's own; its log says which"}, 500),
-                    repr(error),
-                )
+                if status:  # said already, or too late to say
+                    return
+                reply, said = FAILURE, repr(error)
             status = reply.status
             await send_reply(send, reply, request_id)
         finally:

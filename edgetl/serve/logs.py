@@ -28,10 +28,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Let edgetl's and uvicorn's loggers write to stderr."""
+    """Let edgetl's and uvicorn's loggers write to stderr; of what clients do wrong, uvicorn need not tell again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("edgetl", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("edgetl", logging.INFO), ("uvicorn", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

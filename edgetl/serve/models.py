@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgetl.bundle import Artifact, Bundle
-from edgetl.runtime import GoldenResult, Predictor, replay_golden
+from edgetl.runtime import GoldenResult, Predictor, open_session, replay_golden
 from edgetl.serve.batcher import Batcher
 from edgetl.serve.replies import RefusedError
 from edgetl.serve.settings import ServeSettings
+from edgetl.serve.tuning import choose
 
 __all__ = ["Model", "Models"]
 
@@ -135,19 +135,18 @@ class Models:
 
 def _open(name: str, settings: ServeSettings) -> Model:
     """Return a model that has answered its golden photos as it must; raises as `Models.load` does."""
-    predictor = Predictor.open(settings.bundles[name], settings.threads, settings.fallback)
+    bundle = Bundle.open(settings.bundles[name])
+    tuning = choose(settings, bundle)
+    predictor = Predictor(bundle, open_session(bundle, tuning.threads, settings.fallback, build_plan=True))
     try:
         golden = replay_golden(predictor.bundle, predictor.session)
     except BaseException:
         predictor.close()
         raise
-    workers = settings.workers or os.cpu_count() or 1
     return Model(
         name=name,
         version=predictor.bundle.manifest.build[:DIGITS],
         predictor=predictor,
-        batcher=Batcher(
-            predictor.session, workers, settings.queue, settings.batch, settings.delay_ms / 1000 * (settings.batch > 1)
-        ),
+        batcher=Batcher(predictor.session, tuning.workers, settings.queue, tuning.batch, tuning.delay_ms / 1000),
         golden=golden,
     )

@@ -70,6 +70,17 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._end(RefusedError(431, "too_large", f"the headers are longer than {MAX_HEAD_BYTES} bytes"))
             self._watch()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that has sent all and still reads, then close; one that has not is gone."""
+        if self._receiving or self.cycle is None or self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False  # the latest request's, which is answered last
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request."""
+        self._end(RefusedError(400, "malformed", "this is no HTTP request"))
+
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._receiving, self._dropped = True, False
@@ -128,7 +139,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def _end(self, refusal: RefusedError) -> None:
         """Refuse what the connection has asked, if nothing was answered yet, and close it."""
         self.limits.refused(refusal.status, refusal.reason)
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+        if not self.pipeline and (
+            self.cycle is None or not self.cycle.response_started or self.cycle.response_complete
+        ):
             self.transport.write(_rendered(refusal, close=True))
         self.transport.close()
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from edgetl.errors import EdgetlError
 
-__all__ = ["JSON", "REASONS", "Headers", "Reason", "RefusedError", "Reply", "json_reply"]
+__all__ = ["FAILURE", "JSON", "REASONS", "Headers", "Reason", "RefusedError", "Reply", "json_reply"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Reason = Literal[
@@ -47,3 +47,6 @@ class RefusedError(EdgetlError):
 def json_reply(content: Any, status: int = 200, headers: Headers = ()) -> Reply:
     """Return a reply that holds a JSON value."""
     return Reply(status=status, body=json.dumps(content, separators=(",", ":")).encode(), headers=headers)
+
+
+FAILURE = json_reply({"error": "an error of the server's own; its log says which"}, 500)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from edgetl import __version__
@@ -137,6 +137,12 @@ class Service:
                     with suppress(EdgetlError):  # logged
                         await self.load(name)
 
+    def health(self) -> Reply:
+        """Return whether requests are welcome, and which models something else answers for than their bundle's own."""
+        degraded = [model.name for model in self.models if model.predictor.session.degraded]
+        told = {"ready": self.is_ready, **({"degraded": degraded} if degraded else {})}
+        return json_reply(told, 200 if self.is_ready else 503)
+
     def server_metadata(self) -> Reply:
         """Return what the server is."""
         return json_reply({"name": "edgetl", "version": __version__, "extensions": EXTENSIONS})
@@ -171,16 +177,12 @@ class Service:
         return Reply(body=text, media_type=b"text/markdown; charset=utf-8")
 
     def index(self) -> Reply:
-        """Return every model that can be loaded, and whether it is."""
-        loaded = {model.name: model.version for model in self.models}
-        return json_reply(
-            [
-                {"name": name, "version": loaded[name], "state": "READY", "reason": ""}
-                if name in loaded
-                else {"name": name, "state": "UNAVAILABLE", "reason": "not loaded"}
-                for name in self.models.names
-            ]
-        )
+        """Return every model that can be loaded, and whether it is; a reason says what answers in its place."""
+        told = {name: {"name": name, "state": "UNAVAILABLE", "reason": "not loaded"} for name in self.models.names}
+        for model in self.models:
+            reason = model.predictor.session.degraded or ""
+            told[model.name] = {"name": model.name, "version": model.version, "state": "READY", "reason": reason}
+        return json_reply(list(told.values()))
 
     async def _answer(self, model: Model, read: Callable[[], Read], write: Callable[[Answered], Reply]) -> Reply:
         def written(answered: Answered) -> Reply:
@@ -287,7 +289,7 @@ def _files_of(body: bytes, media_type: bytes) -> tuple[bytes, ...]:
         )
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise RefusedError(400, "malformed", f"the body is not multipart/form-data: {error}") from None
     photos = tuple(bytes(part) for part in parts if part)
     if not ended or not photos:

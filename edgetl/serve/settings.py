@@ -31,10 +31,13 @@ class ServeSettings(Record):
     insecure: bool = Field(default=False, description="listen beyond this machine without a token")
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    workers: int = Field(default=0, ge=0, le=256, description="photos answered at once; 0 means one a core")
-    threads: int = Field(default=1, ge=0, le=256, description="of the engine for each; 0 leaves the choice to it")
-    batch: int = Field(default=1, ge=1, le=256, description="photos of different requests that are run together")
-    delay_ms: float = Field(default=2.0, ge=0, le=1000, description="to wait for a batch to fill")
+    # None, of these four: what `edgetl serve --tune` found for the bundle, else what tuning.py says.
+    workers: int | None = Field(default=None, ge=0, le=256, description="photos answered at once; 0 means one a core")
+    threads: int | None = Field(
+        default=None, ge=0, le=256, description="of the engine for each; 0: the engine's choice"
+    )
+    batch: int | None = Field(default=None, ge=1, le=256, description="photos of different requests run together")
+    delay_ms: float | None = Field(default=None, ge=0, le=1000, description="to wait for a batch to fill")
     queue: int = Field(default=64, ge=1, le=100_000, description="requests that may wait; more are refused")
     deadline_ms: float = Field(default=2000.0, gt=0, le=600_000, description="to wait in the queue at most")
     connections: int = Field(default=512, ge=1, le=100_000)

@@ -36,10 +36,11 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Running:
-    """A server that answers at a port of this machine."""
+    """A server that answers at a port of this machine, and the file of what it says on stderr."""
 
     process: subprocess.Popen[str]
     port: int
+    log: Path
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         """Return the answer to one request on a connection of its own; `_` in a header's name stands for `-`."""
@@ -76,7 +77,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Start:
                 command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=err, text=True
             )
         try:
-            yield Running(process=process, port=_port_of(process, log))
+            yield Running(process=process, port=_port_of(process, log), log=log)
         finally:
             if process.poll() is None:
                 process.kill()

@@ -179,6 +179,14 @@ def test_a_client_that_hangs_up_amid_a_request_costs_nothing(
     assert b'edgetl_requests_total{code="500"} 0.0' in server.ask("GET", "/metrics").body
 
 
+def test_a_client_that_has_sent_all_may_say_so_and_is_answered(server: Running, tiny_photos: tuple[Path, ...]) -> None:
+    body = tiny_photos[0].read_bytes()
+    with connect(server) as client:
+        client.sendall(2 * (head(len(body)) + body))
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client).count(b"HTTP/1.1 200 OK") == 2
+
+
 def test_a_body_that_took_its_time_has_not_waited_in_the_queue(
     start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...]
 ) -> None:

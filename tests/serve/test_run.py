@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.errors import MissingError
 from tests.serve.conftest import Running, Start
 from tests.test_lean_runtime import SITE
 
@@ -140,6 +142,18 @@ class TestToken:
         assert guarded.ask("POST", "/predict", body, authorization=f"Bearer {SECRET}").status == 200
         assert SECRET not in guarded.ask("GET", "/metrics", authorization=f"Bearer {SECRET}").body.decode()
 
+    def test_every_other_way_in_asks_for_it(self, guarded: Running) -> None:
+        paths = guarded.ask("GET", "/openapi.json", authorization=f"Bearer {SECRET}").json["paths"]
+        ways = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+        told = {
+            way: guarded.ask(
+                way[0], way[1].format(name="tiny", version="000000000000"), authorization="Bearer x"
+            ).status
+            for way in ways
+        }
+        assert {path for (_, path), status in told.items() if status != 401} == {"/v2/health/live", "/v2/health/ready"}
+        assert len(told) >= 15
+
     @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
     def test_health_is_told_to_everybody(self, path: str, guarded: Running) -> None:
         assert guarded.ask("GET", path).status == 200
@@ -148,9 +162,56 @@ class TestToken:
         for name in ("cmdline", "environ"):
             assert SECRET.encode() not in Path(f"/proc/{guarded.process.pid}/{name}").read_bytes()
 
+    def test_it_stands_in_no_log(self, guarded: Running) -> None:
+        asked = guarded.ask("GET", "/v2", authorization=f"Bearer {SECRET}", x_request_id="seen")
+        assert asked.status == 200
+        refused = guarded.ask("POST", "/predict", SECRET.encode(), authorization=f"Bearer {SECRET}")
+        assert refused.status == 400
+        said = guarded.log.read_text()
+        assert '"seen"' in said
+        assert SECRET not in said + refused.body.decode()
+
     @pytest.mark.parametrize("content", ["", "short", "two words of which none is a token", "ü" * 40])
     def test_a_file_without_a_good_one_is_refused(self, content: str, tiny_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "token").write_text(content)
         ran = TestStarting().run(tiny_bundle, "--port", 0, "--token-file", tmp_path / "token")
         assert ran.returncode == 2
         assert "must hold one token of at least 16 characters. Make one: openssl rand -hex 32" in ran.stderr
+
+
+@pytest.fixture
+def elsewhere(own_bundle: Path) -> Path:
+    """Return a bundle for a GPU, which this machine's engine cannot use."""
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime answers")
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        pytest.skip("this onnxruntime can use a GPU")
+    manifest = own_bundle / "manifest.json"
+    said = json.loads(manifest.read_text())
+    said["artifacts"][0]["execution"]["device"] = "cuda"
+    manifest.write_text(json.dumps(said))
+    return own_bundle
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
+class TestWithoutItsDevice:
+    def test_a_bundle_is_not_served(self, times: int, elsewhere: Path) -> None:
+        for _ in range(times):
+            ran = subprocess.run(
+                [sys.executable, "-m", "edgetl", "serve", str(elsewhere), "--port", "0"],
+                check=False, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            assert ran.returncode == MissingError.exit_code
+            assert "or let onnxruntime on cpu in fp32 answer: --fallback" in ran.stderr
+            assert ran.stdout == ""
+
+    def test_what_answers_in_its_place_is_said_in_health_metrics_and_log(
+        self, times: int, elsewhere: Path, start_server: Start, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        for _ in range(times):
+            with start_server(elsewhere, "--fallback") as running:
+                assert running.ask("POST", "/predict", tiny_photos[0].read_bytes()).status == 200
+                assert running.ask("GET", "/v2/health/ready").json == {"ready": True, "degraded": ["tiny"]}
+                (told,) = running.ask("POST", "/v2/repository/index").json
+                assert b'edgetl_degraded{model="tiny"} 1.0' in running.ask("GET", "/metrics").body
+            assert "onnxruntime on cpu answers instead, in fp32: model.onnx is to run on cuda" in told["reason"]
+            assert "onnxruntime on cpu answers instead, in fp32" in running.log.read_text()

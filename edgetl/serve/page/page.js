@@ -36,6 +36,9 @@ async function describe() {
   if (!ready.some((one) => one.name === model)) model = ready[0].name;
   part("models").replaceChildren(...ready.map((one) => new Option(one.name, one.name, false, one.name === model)));
   part("choose").hidden = ready.length < 2;
+  const { reason } = ready.find((one) => one.name === model);
+  part("degraded").textContent = reason;
+  part("degraded").hidden = !reason;
   const told = await (await ask(`v2/models/${model}`)).json();
   part("name").textContent = model;
   document.title = `${model}: edgetl`;

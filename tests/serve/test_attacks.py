@@ -1,0 +1,342 @@
+"""Tests of what a stranger may send: photos that are bombs, broken forms and tensors, smuggled requests, odd names."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import random
+import socket
+import string
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serve.bombs import bombs, mutants
+from tests.serve.conftest import Running, Start
+from tests.serve.harm import AUDIT, MB, Pulse, hold_loop, unharmed
+
+MOST_BYTES = MB
+HEALTH_MS = 50
+STALL_MS = 100
+TRIES = 4
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file that names what the attacked server opens."""
+    return tmp_path_factory.mktemp("audit") / "opened"
+
+
+@pytest.fixture(scope="module")
+def attacked(start_server: Start, tiny_bundle: Path, opened: Path) -> Iterator[Running]:
+    """Return a server that keeps account of the files that it opens."""
+    (opened.parent / "sitecustomize.py").write_text(AUDIT)
+    words = (tiny_bundle, "--max-bytes", MOST_BYTES, "--receive-seconds", 3)
+    with start_server(*words, PYTHONPATH=str(opened.parent), OPENED=str(opened)) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(attacked: Running, opened: Path, tiny_photos: tuple[Path, ...]) -> Iterator[None]:
+    """After every attack the server is as before, and it has written nothing."""
+    with unharmed(attacked, tiny_photos[0]):
+        yield
+    assert [line for line in opened.read_text().splitlines() if line.startswith("w")] == []
+
+
+@contextmanager
+def keep_asking(server: Running) -> Iterator[Callable[..., http.client.HTTPResponse]]:
+    """Give a function that sends a request, on one connection for as long as the server keeps it."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+    def ask(method: str, path: str, body: bytes = b"", **headers: str) -> http.client.HTTPResponse:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+    try:
+        yield ask
+    finally:
+        connection.close()
+
+
+def say(server: Running, sent: bytes) -> bytes:
+    """Return all that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(sent)
+        parts = []
+        try:
+            while part := client.recv(65536):
+                parts.append(part)
+        except ConnectionResetError:  # closed with bytes of ours unread
+            pass
+    return b"".join(parts)
+
+
+class TestPhotos:
+    def test_bombs_are_refused_before_they_unpack(self, attacked: Running) -> None:
+        made = bombs()
+        assert len(made) >= 40
+        told = {}
+        with Pulse(attacked) as pulse, keep_asking(attacked) as ask:
+            for name, content in made.items():
+                told[name] = ask("POST", "/predict", content).status
+        assert {name: status for name, status in told.items() if not 400 <= status < 500} == {}
+        assert pulse.percentile_ms(99) <= HEALTH_MS
+
+    @pytest.mark.parametrize("count", [1_500, pytest.param(50_000, marks=pytest.mark.slow)])
+    def test_damaged_photos_are_answered_or_refused(self, count: int, attacked: Running) -> None:
+        told: dict[int, int] = {}
+        with Pulse(attacked) as pulse, keep_asking(attacked) as ask:
+            for content in mutants(count, seed=8):
+                status = ask("POST", "/predict", content).status
+                told[status] = told.get(status, 0) + 1
+        assert told.keys() == {200, 400}, told
+        assert min(told.values()) > count // 20  # both happen, or the mutants are no test
+        assert pulse.percentile_ms(99) <= HEALTH_MS
+
+
+def forms(count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield multipart bodies that are none, with the Content-Type that they come with."""
+    draw = random.Random(9)
+    part = (
+        b'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\nnot a photo'
+    )
+    ways: tuple[Callable[[], tuple[str, bytes]], ...] = (
+        lambda: ("edge", b"--edge\r\n" + part),
+        lambda: ("edge", b"--edge\r\n" + part + b"\r\n--edge"),
+        lambda: ("edge", b"--edge--\r\n"),
+        lambda: ("edge", b"--other\r\n" + part + b"\r\n--other--\r\n"),
+        lambda: ("edge", b"\r\n" * draw.randint(1, 200_000)),
+        lambda: ("edge", b"-" * draw.randint(1, 500_000)),
+        lambda: ("edge", b"--edge\r\n" + b"X: " + b"y" * draw.randint(1, 500_000)),
+        lambda: ("edge", b"--edge\r\n" + b"X: y\r\n" * draw.randint(1, 50_000) + b"\r\nx\r\n--edge--\r\n"),
+        lambda: ("edge", (b"--edge\r\n" + part + b"\r\n") * draw.randint(65, 4_000) + b"--edge--\r\n"),
+        lambda: ("edge", b"--edge\r\n\r\n\r\n" * draw.randint(65, 40_000) + b"--edge--\r\n"),
+        lambda: ("edge", b"--edge\r\n" + part + b"\r\n--edg" * draw.randint(1, 50_000)),
+        lambda: ("edge", b"--edge\r\n" + draw.randbytes(draw.randint(1, 100_000))),
+        lambda: ("e" * draw.randint(71, 8_000), b"--" + b"e" * 71 + b"\r\n" + part),
+        lambda: ("", b"--\r\n" + part + b"\r\n----\r\n"),
+        lambda: ("-", b"---\r\n" * draw.randint(1, 50_000)),
+        lambda: ("edge", b"--edge\r\n" + part.replace(b"file", b"\x00\xff" * draw.randint(1, 9_000)) + b"\r\n--edge--"),
+        lambda: ("edge", b"--edge\n" + part.replace(b"\r\n", b"\n") + b"\n--edge--\n"),
+        lambda: ("edge", b"--edge\r\nContent-Transfer-Encoding: base64\r\n\r\n" + b"=" * 999 + b"\r\n--edge--\r\n"),
+    )
+    for index in range(count):
+        boundary, body = ways[index % len(ways)]()
+        yield f"multipart/form-data; boundary={boundary}", body[:MOST_BYTES]
+
+
+def test_broken_forms_are_refused_and_hold_nobody_up(attacked: Running) -> None:
+    with keep_asking(attacked) as ask:
+        for media_type, body in forms(500):
+            told: list[int] = []
+
+            def attempt(media_type: str = media_type, body: bytes = body, told: list[int] = told) -> None:
+                told.append(ask("POST", "/predict", body, content_type=media_type).status)
+
+            # What the body itself costs comes back each time; what this machine does beside does not.
+            stalls = iter(lambda: hold_loop(attacked, attempt), None)
+            assert any(stall <= STALL_MS for stall, _ in zip(stalls, range(TRIES), strict=False)), body[:80]
+            assert all(400 <= status < 500 for status in told), (told, media_type[:80], body[:80])
+
+
+def infer_request(**changed: Any) -> dict[str, Any]:
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["?"], **changed}
+    return {"inputs": [tensor]}
+
+
+class TestTensors:
+    path = "/v2/models/tiny/infer"
+
+    @pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 413)])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_a_body_may_be_as_long_as_it_may_be(
+        self, over: int, status: int, chunked: bool, attacked: Running, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        text = json.dumps(infer_request(data=[base64.b64encode(tiny_photos[0].read_bytes()).decode()])).encode()
+        body = text + b" " * (MOST_BYTES + over - len(text))
+        connection = http.client.HTTPConnection("127.0.0.1", attacked.port, timeout=30)
+        parts = (body[start : start + 60_000] for start in range(0, len(body), 60_000))
+        try:
+            connection.request("POST", self.path, parts if chunked else body, encode_chunked=chunked)
+            told = connection.getresponse().status
+        except (BrokenPipeError, ConnectionResetError):  # refused and closed before all was sent
+            told = 413
+        connection.close()
+        assert told == status
+
+    @pytest.mark.parametrize("length", [10, 150, 10**9, 10**30])
+    def test_a_length_that_lies_costs_nothing(self, length: int, attacked: Running) -> None:
+        body = json.dumps(infer_request()).encode()
+        head = f"POST {self.path} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n".encode()
+        said = say(attacked, head + body)
+        statuses = [line.split()[1] for line in said.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+        assert all(status.startswith(b"4") for status in statuses), said
+
+    @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+    def test_tensors_that_make_no_sense_are_refused(self, count: int, attacked: Running) -> None:
+        draw = random.Random(10)
+        odd = [
+            None, True, -1, 0, 1.5, 2**31, 2**63, 2**64, 1e308, float("inf"), "", "image", "é" * 99, [], {}, [[]],
+            [1], [1, 33, 33, 3], [2**32, 2**32], [-1, 33, 33, 3], [0, 33, 33, 3], ["1"], {"a": 1}, [None], "UINT8",
+            "FP32", "BYTES", base64.b64encode(b"x" * 99).decode(), [256], [-1], [[[[0, 0, 0]]]], "NaN", "\x00",
+        ]  # fmt: skip
+        keys = ("name", "shape", "datatype", "data", "parameters", "binary_data_size", "classification")
+        with keep_asking(attacked) as ask:
+            for _ in range(count):
+                request = infer_request(**{draw.choice(keys): draw.choice(odd) for _ in range(draw.randint(1, 3))})
+                if draw.random() < 0.3:
+                    request[draw.choice(("id", "inputs", "outputs", "parameters"))] = draw.choice(odd)
+                text = json.dumps(request).encode()
+                if draw.random() < 0.3:
+                    place = draw.randrange(len(text))
+                    text = text[:place] + draw.choice((b"", b"[" * 5000, b'"', b"\xff", b"9" * 5000)) + text[place:]
+                headers = {}
+                if draw.random() < 0.3:
+                    headers["Inference_Header_Content_Length"] = str(draw.choice((0, 1, len(text), 2**40, "x", -1)))
+                status = ask("POST", self.path, text, **headers).status
+                assert 400 <= status < 500, (status, text[:200], headers)
+
+
+def smuggled() -> Iterator[tuple[str, bytes]]:
+    """Yield requests that two parsers may read otherwise, each with a second one where one of them would see it."""
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: here\r\n\r\n"
+    chunked = b"0\r\n\r\n"
+
+    def post(*lines: bytes, body: bytes = b"hello") -> bytes:
+        return b"\r\n".join((b"POST /predict HTTP/1.1", b"Host: here", *lines)) + b"\r\n\r\n" + body + inner
+
+    for value in (
+        b"+5", b"-5", b"5 5", b"5,5", b"5, 6", b"0x5", b"5x", b"", b"5.0", b"5;q=1", b"\xd9\xa5", b"5\x00", b"5\x0b",
+        b"1" * 40, b"5\t6", b"\"5\"",
+    ):  # fmt: skip
+        yield f"length {value!r}", post(b"Content-Length: " + value)
+    for other in (b"6", b"4", b"0"):
+        yield f"lengths 5 and {other!r}", post(b"Content-Length: 5", b"Content-Length: " + other)
+    for value in (
+        b"chunked", b"CHUNKED", b"chunked, identity", b"identity, chunked", b"chunked,", b"x", b"xchunked", b"chunkedx",
+        b"gzip, chunked", b"\"chunked\"", b"chunked;q=1", b"chunked chunked",
+    ):  # fmt: skip
+        line = b"Transfer-Encoding: " + value
+        yield f"both lengths, {value!r}", post(b"Content-Length: 5", line, body=chunked)
+        yield f"both lengths, {value!r} first", post(line, b"Content-Length: 5", body=chunked)
+    for value in (b"x", b"chunked, identity", b"identity", b"xchunked", b"chunkedx", b"chunked;q=1"):
+        yield f"encoding {value!r}", post(b"Transfer-Encoding: " + value, body=chunked)
+    for line in (
+        b"Content-Length : 5", b"Content-Length\t: 5", b" Content-Length: 5", b"Transfer-Encoding : chunked",
+        b"X: y\r\n Content-Length: 5", b"X: y\rContent-Length: 5", b"X\x00: y", b"X: y\x00z", b": x", b"no colon",
+        b"Content-Length: 5\r\nTransfer\xffEncoding: chunked", b"X: y\nContent-Length: 5",
+    ):  # fmt: skip
+        yield f"line {line!r}", post(line)
+    for size in (b"0x5", b"+5", b"-5", b"5 5", b"g", b"", b"f" * 17, b" 5", b"5_0"):
+        start = size + b"\r\nhello\r\n0\r\n\r\n"
+        yield f"chunk of {size!r}", post(b"Transfer-Encoding: chunked", body=start)
+    yield "chunk longer than it says", post(b"Transfer-Encoding: chunked", body=b"3\r\nhello\r\n0\r\n\r\n")
+    yield "chunk without its end", post(b"Transfer-Encoding: chunked", body=b"5\r\nhello0\r\n\r\n")
+    for start in (
+        b"POST /predict HTTP/1.1 x", b"POST /predict HTTP/9.9", b"POST /pre dict HTTP/1.1",
+        b"POST /predict", b"POST /predict http/1.1", b"\x00POST /predict HTTP/1.1", b"POST /predict HTTP/1.1\x00",
+        b"PO ST /predict HTTP/1.1",
+    ):  # fmt: skip
+        yield f"request line {start!r}", start + b"\r\nHost: here\r\nContent-Length: 5\r\n\r\nhello" + inner
+
+
+def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(attacked: Running) -> None:
+    made = dict(smuggled())
+    assert len(made) >= 60
+    said = {name: say(attacked, sent) for name, sent in made.items()}
+    assert {name: each for name, each in said.items() if not each.startswith(b"HTTP/1.1 4")} == {}
+    assert {name: each for name, each in said.items() if each.count(b"HTTP/1.1 ") != 1} == {}
+
+
+def names(count: int) -> Iterator[str]:
+    """Yield names of models that would lead elsewhere, if they led anywhere: fixed ones, then so many drawn."""
+    parts = ("..", ".", "...", "etc", "passwd", "%2e%2e", "%252e", "~root", "C:", "CON", "a" * 300, "\x00", "‥", "proc")
+    joints = ("/", "\\", "%2f", "%5c", "%252f", "//", "/./", "%c0%af", ";", "%00", "?", "#", "|")
+    for first in parts:
+        for joint in joints:
+            for last in ("tiny", "../../../../etc/passwd"):
+                yield f"{first}{joint}{last}"
+    draw = random.Random(17)
+    letters = string.ascii_letters + "./\\%~:;?#&=$`'\"<>|\x00\n é‥\uff0f"
+    for _ in range(count):
+        yield "".join(draw.choice(letters) for _ in range(draw.randint(1, 40)))
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_no_name_of_a_model_is_a_path(count: int, attacked: Running, opened: Path) -> None:
+    before = opened.read_text()
+    made = list(names(count))
+    assert len(made) >= 300 + count
+    ways = (
+        "/v2/models/{}",
+        "/v2/models/{}/infer",
+        "/v2/models/{}/card",
+        "/v2/models/tiny/versions/{}",
+        "/predict?model={}",
+    )
+    with keep_asking(attacked) as ask:
+        for index, name in enumerate(made):
+            way = ways[index % len(ways)]
+            method = "POST" if way.endswith(("infer", "={}")) else "GET"
+            for quoted in (urllib.parse.quote(name, safe=""), urllib.parse.quote(name, safe="/%:;&=$~|")):
+                status = ask(method, way.format(quoted), b"{}" if method == "POST" else b"").status
+                assert status in {400, 404, 405, 422}, (status, way, name)
+    assert opened.read_text() == before
+
+
+def test_no_url_is_ever_asked(attacked: Running, tiny_photos: tuple[Path, ...]) -> None:
+    hits: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(0.2)
+        ended = threading.Event()
+
+        def listen() -> None:
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    hits.append(canary.accept()[1])
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        try:
+            sent = _send_urls(attacked, f"127.0.0.1:{canary.getsockname()[1]}", tiny_photos[0].read_bytes())
+        finally:
+            ended.set()
+            listening.join()
+    assert sent >= 200
+    assert hits == []
+
+
+def _send_urls(server: Running, host: str, photo: bytes) -> int:
+    """Send URLs of a host in all that a request has, and return how many requests that took."""
+    schemes = ("http", "https", "ftp", "file", "gopher", "dict", "data", "s3", "jar:http", "//")
+    urls = [f"{scheme}://{host}/{path}" for scheme in schemes for path in ("a.jpg", "..;/a", "?a#b")]
+    sent = 0
+    with keep_asking(server) as ask:
+        for url in urls:
+            coded = base64.b64encode(url.encode()).decode()
+            svg = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink"><image xlink:href="{url}"/></svg>'.encode()
+            form = b'--e\r\nContent-Disposition: form-data; name="url"\r\n\r\n' + url.encode() + b"\r\n--e--\r\n"
+            asked: list[tuple[str, bytes, dict[str, str]]] = [
+                ("/predict", url.encode(), {}),
+                ("/predict", svg, {"Content_Type": "image/svg+xml"}),
+                ("/predict", form, {"Content_Type": "multipart/form-data; boundary=e"}),
+                ("/predict?url=" + urllib.parse.quote(url), photo, {}),
+                ("/predict?model=" + urllib.parse.quote(url), photo, {}),
+                ("/predict", photo, {"Referer": url, "Origin": url, "X_Forwarded_Host": host, "X_Original_Url": url}),
+                ("/v2/models/tiny/infer", json.dumps(infer_request(data=[coded])).encode(), {}),
+                ("/v2/models/tiny/infer", json.dumps(infer_request(data=[url])).encode(), {}),
+            ]
+            for path, body, headers in asked:
+                status = ask("POST", path, body, **headers).status
+                assert status < 500
+                sent += 1
+    return sent
