@@ -36,6 +36,38 @@ PREDICT_BODY = {
         {"name": "model", "in": "query", "schema": {"type": "string"}},
     ],
 }
+TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"enum": ["UINT8", "BYTES"]},
+        "data": {"type": "array"},
+        "parameters": {"type": "object"},
+    },
+}
+INFER_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The images of an inference request: uint8 tensors, or encoded photos as BYTES in base64",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {"type": "array", "items": TENSOR, "minItems": 1, "maxItems": 1},
+                        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+                        "parameters": {"type": "object"},
+                    },
+                }
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
 ERROR = {
     "content": {
         "application/json": {
@@ -60,7 +92,7 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
         if token is None:
             raise RefusedError(403, "unauthorized", "models are loaded and unloaded by token only. Say --token-file")
 
-    @api.post("/predict", openapi_extra=PREDICT_BODY, responses=_errors(400, 404, 413, 503, 504))
+    @api.post("/predict", openapi_extra=PREDICT_BODY, responses=_errors(400, 404, 413, 415, 503, 504))
     async def predict(request: Request) -> Response:
         """Say what is on a photo, or on several."""
         return _respond(await service.predict(request.scope, request.receive))
@@ -80,32 +112,32 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
         """Say what the server is."""
         return _respond(service.server_metadata())
 
-    @api.get(model_path, responses=_errors(404, 503))
+    @api.get(model_path, responses=_errors(404))
     async def model_metadata(name: str) -> Response:
         """Say what a model reads and gives."""
         return _respond(service.model_metadata(name))
 
-    @api.get(version_path, responses=_errors(404, 503))
+    @api.get(version_path, responses=_errors(404))
     async def version_metadata(name: str, version: str) -> Response:
         """Say what a version of a model reads and gives."""
         return _respond(service.model_metadata(name, version))
 
-    @api.get(model_path + "/ready", responses=_errors(404, 503))
+    @api.get(model_path + "/ready", responses=_errors(404))
     async def model_ready(name: str) -> Response:
         """Say whether a model answers."""
         return _respond(json_reply({"name": service.models.get(name).name, "ready": True}))
 
-    @api.get(version_path + "/ready", responses=_errors(404, 503))
+    @api.get(version_path + "/ready", responses=_errors(404))
     async def version_ready(name: str, version: str) -> Response:
         """Say whether a version of a model answers."""
         return _respond(json_reply({"name": service.models.get(name, version).name, "ready": True}))
 
-    @api.post(model_path + infer_path, responses=_errors(400, 404, 413, 503, 504))
+    @api.post(model_path + infer_path, openapi_extra=INFER_BODY, responses=_errors(400, 404, 413, 415, 503, 504))
     async def infer(request: Request, name: str) -> Response:
         """Answer an inference request of the Open Inference Protocol."""
         return _respond(await service.infer(request.scope, request.receive, name))
 
-    @api.post(version_path + infer_path, responses=_errors(400, 404, 413, 503, 504))
+    @api.post(version_path + infer_path, openapi_extra=INFER_BODY, responses=_errors(400, 404, 413, 415, 503, 504))
     async def version_infer(request: Request, name: str, version: str) -> Response:
         """Answer an inference request for a version of a model."""
         return _respond(await service.infer(request.scope, request.receive, name, version))
@@ -128,12 +160,12 @@ def create_app(service: Service, token: bytes | None = None) -> Gate:
         await service.models.unload(name)
         return _respond(json_reply({"name": name}))
 
-    @api.get(model_path + "/card", responses=_errors(404, 503))
+    @api.get(model_path + "/card", response_class=Response, responses={200: _text("text/markdown"), **_errors(404)})
     async def card(name: str) -> Response:
         """Give a model's card, in Markdown."""
         return _respond(service.card(name))
 
-    @api.get("/metrics")
+    @api.get("/metrics", response_class=Response, responses={200: _text("text/plain")})
     async def metrics() -> Response:
         """Give the figures that Prometheus reads."""
         return _respond(service.metrics.write(service.models))
@@ -179,6 +211,10 @@ def _respond(reply: Reply) -> Response:
 
 def _headers(given: Any) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((name.lower().encode(), value.encode()) for name, value in (given or {}).items())
+
+
+def _text(media_type: str) -> dict[str, Any]:
+    return {"content": {media_type: {"schema": {"type": "string"}}}}
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:

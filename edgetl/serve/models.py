@@ -89,7 +89,7 @@ class Models:
             )
         model = self._table[name]
         if model is None:
-            raise RefusedError(503, "unknown", f"model {name} is not loaded", ((b"retry-after", b"1"),))
+            raise RefusedError(404, "unknown", f"model {name} is not loaded")
         if version is not None and version != model.version:
             raise RefusedError(404, "unknown", f"model {name} has version {model.version}, not {version[:64]!r}")
         return model

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -94,6 +95,7 @@ class Server(uvicorn.Server):
     ) -> None:
         self._service = service
         self._started = started
+        self._handshake_seconds = settings.receive_seconds
 
         def refused(status: int, reason: Reason) -> None:
             service.metrics.refuse(reason)
@@ -122,6 +124,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
+        if self.config.is_ssl:
+            # uvicorn leaves a handshake a minute.
+            loop: Any = asyncio.get_running_loop()
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=self._handshake_seconds)
         await super().startup(sockets)
         self._started()
         notify("READY=1")

@@ -36,7 +36,10 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 # What cameras and browsers send; a server opens no rarer decoder for strangers.
 FORMATS = ("JPEG", "PNG", "WEBP")
 TOP = 5
+# What is packed is not unpacked for strangers; photos are packed already.
+PLAIN = {b"", b"identity"}
 MOST_PHOTOS = 64
+MOST_FIELDS = 16
 CARD = "README.md"
 WATCH_SECONDS = 1.0
 LOG = logging.getLogger("edgetl.serve")
@@ -202,6 +205,9 @@ class Service:
         )
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        coding = _header(scope, b"content-encoding").lower()
+        if coding not in PLAIN:
+            raise RefusedError(415, "malformed", "bodies are taken as they are, without a Content-Encoding")
         most = self.settings.max_bytes
         told = _header(scope, b"content-length")
         if told.isdigit() and int(told) > most:
@@ -238,7 +244,10 @@ def _read_query(query: bytes, default: str) -> tuple[int, str]:
     """Return how many labels are asked for, and of which model."""
     if not query:
         return TOP, default
-    asked = parse_qs(query.decode("ascii", "replace"), max_num_fields=16)
+    try:
+        asked = parse_qs(query.decode("ascii", "replace"), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise RefusedError(400, "malformed", f"the query has more than {MOST_FIELDS} fields") from None
     unknown = sorted(asked.keys() - {"top", "model"})
     if unknown:
         raise RefusedError(400, "malformed", f"query {unknown[0][:64]!r} is not known. Known: top, model")

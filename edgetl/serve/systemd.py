@@ -15,6 +15,7 @@ from edgetl.bundle import Bundle
 from edgetl.errors import EdgetlError
 from edgetl.serve.models import Models
 from edgetl.serve.settings import LOOPBACK, ServeSettings
+from edgetl.serve.tuning import kept_tuning
 
 __all__ = ["notify", "prove", "watchdog_seconds", "write_unit"]
 
@@ -25,11 +26,13 @@ HARDENED = (
     "NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "ProtectSystem=strict",
     "ProtectHome=read-only", "PrivateTmp=yes", "PrivateUsers=yes", "ProtectClock=yes", "ProtectControlGroups=yes",
     "ProtectHostname=yes", "ProtectKernelLogs=yes", "ProtectKernelModules=yes", "ProtectKernelTunables=yes",
-    "ProtectProc=invisible", "ProcSubset=pid", "RestrictNamespaces=yes", "RestrictRealtime=yes",
+    "ProtectProc=invisible", "RestrictNamespaces=yes", "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes", "LockPersonality=yes", "RemoveIPC=yes", "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources", "SystemCallErrorNumber=EPERM",
     "UMask=0077",
 )  # fmt: skip
+# Flags that name a file which the service is handed.
+SECRETS = ("token_file", "tls_certificate", "tls_key")
 # The engines that write no code of their own at run time.
 INTERPRETED = {"onnxruntime"}
 
@@ -74,17 +77,20 @@ def write_unit(settings: ServeSettings) -> str:
     Raises:
         BundleError: a bundle is not there, or damaged; its engine says what the service must be let.
     """
-    command = shlex.join([sys.executable, "-m", "edgetl", "serve", *_words(settings)]).replace("%", "%%")
+    bundles = [Bundle.open(folder) for folder in settings.bundles.values()]
+    words = [*_words(settings), *(_tuned_words(settings, bundles[0]) if len(bundles) == 1 else [])]
+    command = shlex.join([sys.executable, "-m", "edgetl", "serve", *words]).replace("%", "%%")
     limits = [*HARDENED]
-    used = [Bundle.open(folder).manifest.artifact for folder in settings.bundles.values()]
+    used = [bundle.manifest.artifact for bundle in bundles]
     on_cpu = all(each.execution.device == "cpu" for each in used)
     if on_cpu:
         limits += ["PrivateDevices=yes", "DevicePolicy=closed"]
     if on_cpu and {each.engine for each in used} <= INTERPRETED:
         limits.append("MemoryDenyWriteExecute=yes")
-    if settings.token_file is not None:
-        limits.append(f"LoadCredential=token:{settings.token_file.resolve()}")
-        command += " --token-file %d/token"
+    for key in SECRETS:  # a user that the service does not run as may own them
+        if (path := getattr(settings, key)) is not None:
+            limits.append(f"LoadCredential={key}:{path.resolve()}")
+            command += f" --{key.replace('_', '-')} %d/{key}"
     if settings.socket is not None:
         limits += ["RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any"]
         limits.append(f"RuntimeDirectory={settings.socket.parent.name}")
@@ -118,13 +124,25 @@ def write_unit(settings: ServeSettings) -> str:
 
 
 def _words(settings: ServeSettings) -> list[str]:
-    """Return what was typed after `edgetl serve`, less the token's file, with paths that hold anywhere."""
+    """Return what was typed after `edgetl serve`, less the files that hold secrets, with paths that hold anywhere."""
     words = [f"{name}={folder.resolve()}" for name, folder in settings.bundles.items()]
     for key, field in ServeSettings.model_fields.items():
         value = getattr(settings, key)
-        if key in {"bundles", "token_file"} or value == field.default:
+        if key in {"bundles", *SECRETS} or value == field.default:
             continue
         words.append(f"--{key.replace('_', '-')}")
         if not isinstance(value, bool):
             words.append(str(value.resolve() if isinstance(value, Path) else value))
     return words
+
+
+def _tuned_words(settings: ServeSettings, bundle: Bundle) -> list[str]:
+    """Return what `--tune` found for a bundle and nobody typed: the service has a cache folder of its own."""
+    found = kept_tuning(bundle)
+    told = {} if found is None else found.model_dump()
+    return [
+        word
+        for key, value in told.items()
+        if getattr(settings, key) is None
+        for word in (f"--{key.replace('_', '-')}", str(value))
+    ]

@@ -13,7 +13,7 @@ from edgetl.folders import cache_folder
 from edgetl.records import Record
 from edgetl.serve.settings import ServeSettings
 
-__all__ = ["Tuning", "choose", "cores", "keep_tuning"]
+__all__ = ["Tuning", "choose", "cores", "keep_tuning", "kept_tuning"]
 
 
 class Tuning(Record):
@@ -32,7 +32,7 @@ def cores() -> int:
 
 def choose(settings: ServeSettings, bundle: Bundle) -> Tuning:
     """Return how a bundle is answered with these settings here."""
-    found = _find(bundle) or Tuning(workers=cores(), threads=1, batch=1, delay_ms=2.0)
+    found = kept_tuning(bundle) or Tuning(workers=cores(), threads=1, batch=1, delay_ms=2.0)
     typed = {name: getattr(settings, name) for name in Tuning.model_fields}
     if typed["workers"] == 0:
         typed["workers"] = cores()
@@ -55,7 +55,7 @@ def keep_tuning(bundle: Bundle, tuning: Tuning) -> Path:
     return path
 
 
-def _find(bundle: Bundle) -> Tuning | None:
+def kept_tuning(bundle: Bundle) -> Tuning | None:
     """Return what was found for a bundle on this machine; a file that is not there, or damaged, says nothing."""
     try:
         return Tuning.model_validate_json(_path(bundle).read_bytes())

@@ -85,6 +85,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("query", "said"),
         [
+            ("?" + "&".join("top=1" for _ in range(17)), "more than 16 fields"),
             ("?top=0", "top must be a whole number from 1 on, found '0'"),
             ("?top=-1", "top must be"),
             ("?top=many", "top must be"),

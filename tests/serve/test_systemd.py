@@ -50,8 +50,10 @@ def test_it_says_what_was_typed_with_paths_that_hold_anywhere(
     flags = {"port": 9000, "watch": True, "token_file": tmp_path / "token", "batch": 1}
     text = serve.write_unit(serve.read_settings(["sorter=tiny"], flags))
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
-    assert line.endswith(f" -m edgetl serve sorter={tiny_bundle} --port 9000 --watch --token-file %d/token")
-    assert f"LoadCredential=token:{tmp_path / 'token'}" in text
+    assert line.endswith(
+        f" -m edgetl serve sorter={tiny_bundle} --port 9000 --batch 1 --watch --token-file %d/token_file"
+    )
+    assert f"LoadCredential=token_file:{tmp_path / 'token'}" in text
 
 
 def test_systemd_hears_when_it_is_ready_when_it_lives_and_when_it_stops(
