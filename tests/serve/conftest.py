@@ -95,6 +95,19 @@ def server(start_server: Start, tiny_bundle: Path) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture
+def elsewhere(own_bundle: Path) -> Path:
+    """Return a bundle for a GPU, which this machine's engine cannot use."""
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime answers")
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        pytest.skip("this onnxruntime can use a GPU")
+    manifest = own_bundle / "manifest.json"
+    said = json.loads(manifest.read_text())
+    said["artifacts"][0]["execution"]["device"] = "cuda"
+    manifest.write_text(json.dumps(said))
+    return own_bundle
+
+
 def _port_of(process: subprocess.Popen[str], log: Path) -> int:
     assert process.stdout is not None
     end = time.monotonic() + START_SECONDS

@@ -28,6 +28,7 @@ def note(event, args):
 sys.addaudithook(note)
 """
 MB = 1 << 20
+TRIES = 4
 MOST_MB, MOST_FILES, MOST_SECONDS = 64, 5, 2.0
 
 
@@ -123,6 +124,16 @@ class Pulse:
             if answer.status != 200:
                 self.failed.append(answer.status)
         connection.close()
+
+
+def within(most: float, measure: Callable[[], float]) -> None:
+    """Check a figure that others on this machine may spoil: what is too much by itself is so each time."""
+    found: list[float] = []
+    while len(found) < TRIES:
+        found.append(measure())
+        if found[-1] <= most:
+            return
+    raise AssertionError(f"{found} are all over {most}")
 
 
 def hold_loop(server: Running, attempt: Callable[[], object]) -> float:

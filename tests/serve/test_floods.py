@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.serve.conftest import Running, Start
-from tests.serve.harm import Pulse, figure, unharmed
+from tests.serve.harm import Pulse, figure, unharmed, within
 from tests.serve.load import closed_loop, open_loop, request_for, slow_photo
 
 SLOW_CLIENTS = 200
@@ -97,23 +98,27 @@ def test_what_is_too_much_is_refused_at_once_and_costs_the_others_nothing(
     times: int, seconds: int, busy: Running, tiny_photos: tuple[Path, ...]
 ) -> None:
     request = request_for(slow_photo())
-    capacity = closed_loop(busy.port, request, 8, seconds / 2).statuses[200] / (seconds / 2)
-    before = {code: figure(busy, f'edgetl_requests_total{{code="{code}"}}') for code in (200, 503, 504)}
+    codes = (200, 503, 504)
+
+    def capacity() -> float:
+        return closed_loop(busy.port, request, 8, seconds / 4).statuses[200] / (seconds / 4)
+
+    def counted() -> dict[int, float]:
+        return {code: figure(busy, f'edgetl_requests_total{{code="{code}"}}') for code in codes}
+
+    def flood() -> float:
+        """Return the worse of goodput and refusals, as a share of what it may be."""
+        most, before = capacity(), counted()
+        load = open_loop(busy.port, request, times * most, seconds)
+        after, told = counted(), load.statuses
+        assert sum(told[code] for code in codes) == load.sent, told
+        assert {code: after[code] - before[code] for code in codes} == {code: told[code] for code in codes}
+        assert told[503] > 0
+        # Measured before and after: what this machine can do changes within a minute.
+        goodput = told[200] / seconds / statistics.mean((most, capacity()))
+        p99 = load.percentile_ms(99, 503)
+        LOG.info("%d times, %d s: goodput %.3f, refusals' p99 %.1f ms, %s", times, seconds, goodput, p99, told)
+        return max(GOODPUT / goodput, p99 / REFUSAL_MS)
+
     with unharmed(busy, tiny_photos[0]):
-        load = open_loop(busy.port, request, times * capacity, seconds)
-    told = load.statuses
-    assert sum(told[code] for code in before) == load.sent, told
-    after = {code: figure(busy, f'edgetl_requests_total{{code="{code}"}}') for code in before}
-    assert {code: after[code] - before[code] for code in (503, 504)} == {code: told[code] for code in (503, 504)}
-    assert told[503] > 0
-    p99 = load.percentile_ms(99, 503)
-    LOG.info(
-        "%d times, %d s: goodput %.3f, refusals' p99 %.1f ms, %s",
-        times,
-        seconds,
-        told[200] / seconds / capacity,
-        p99,
-        told,
-    )
-    assert told[200] >= GOODPUT * capacity * seconds
-    assert p99 <= REFUSAL_MS
+        within(1.0, flood)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, Start
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -101,3 +101,14 @@ def test_the_keyboard_reaches_the_photo_and_the_camera(page: Any) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"file", "camera", "card"} <= reached
+
+
+def test_it_says_that_something_else_answers_than_the_bundle_is_for(
+    browser: Any, start_server: Start, elsewhere: Path
+) -> None:
+    with start_server(elsewhere, "--fallback") as running:
+        opened = browser.new_page()
+        opened.goto(f"http://127.0.0.1:{running.port}/")
+        opened.wait_for_selector("#degraded:not([hidden])")
+        assert "onnxruntime on cpu answers instead" in opened.inner_text("#degraded")
+        opened.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -177,19 +176,6 @@ class TestToken:
         ran = TestStarting().run(tiny_bundle, "--port", 0, "--token-file", tmp_path / "token")
         assert ran.returncode == 2
         assert "must hold one token of at least 16 characters. Make one: openssl rand -hex 32" in ran.stderr
-
-
-@pytest.fixture
-def elsewhere(own_bundle: Path) -> Path:
-    """Return a bundle for a GPU, which this machine's engine cannot use."""
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime answers")
-    if "CUDAExecutionProvider" in runtime.get_available_providers():
-        pytest.skip("this onnxruntime can use a GPU")
-    manifest = own_bundle / "manifest.json"
-    said = json.loads(manifest.read_text())
-    said["artifacts"][0]["execution"]["device"] = "cuda"
-    manifest.write_text(json.dumps(said))
-    return own_bundle
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
