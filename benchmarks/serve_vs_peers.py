@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ class Server:
         while not answers(self.port, photo, form):
             if self._process.poll() is not None or time.monotonic() > started + 120:
                 self._log.seek(0)
-                raise SystemExit(f"{command} does not answer: {self._log.read().decode()[-2000:]}")
+                said = self._log.read().decode()[-2000:]
+                self.end()
+                raise SystemExit(f"{command} does not answer: {said}")
         self.start_seconds = time.monotonic() - started
 
     @contextmanager
@@ -146,8 +148,9 @@ class Server:
 
     def end(self) -> None:
         """End it and all that it has started."""
-        os.killpg(self._process.pid, signal.SIGCONT)
-        os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self._process.pid, signal.SIGCONT)
+            os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

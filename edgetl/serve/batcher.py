@@ -174,7 +174,8 @@ def _refused(error: Exception) -> Exception:
         return RefusedError(400, "unreadable", str(error))
     if isinstance(error, SessionError):
         return RefusedError(503, "device", str(error), ((b"retry-after", b"1"),))
-    return error
+    # Its traceback holds on to the photos, and is in a circle with what waits for it.
+    return error.with_traceback(None) if isinstance(error, RefusedError) else error
 
 
 def _settle(done: asyncio.Future[Reply], outcome: Reply | BaseException) -> None:

@@ -1,4 +1,4 @@
-"""The outermost layer of the server: who may ask, what is counted and logged, and how every request ends."""
+"""The outermost layer of the server above the protocol: who may ask, what is counted and logged, how it ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from edgetl.serve.pages import PAGES
+from edgetl.serve.protocol import ENDED
 from edgetl.serve.replies import FAILURE, RefusedError, Reply
 from edgetl.serve.service import Receive, Scope, Service
 
@@ -73,7 +74,8 @@ class Gate:
                     return
                 reply = await fast(scope, receive)
             except RefusedError as refusal:
-                self._service.metrics.refuse(refusal.reason)
+                if ENDED not in scope:
+                    self._service.metrics.refuse(refusal.reason)
                 reply, said = refusal.reply, str(refusal)
             except Exception as error:
                 LOG.exception("request %s failed", request_id.decode())
@@ -84,9 +86,10 @@ class Gate:
             await send_reply(send, reply, request_id)
         finally:
             seconds = time.monotonic() - start
-            if status:
+            ended = ENDED in scope  # told by the protocol
+            if status and not ended:
                 self._service.metrics.count(status, seconds)
-            if self._log_all or status >= FAILED:
+            if (self._log_all or status >= FAILED) and not ended:
                 self._say(scope, request_id, status, seconds, said)
 
     def _check_token(self, scope: Scope) -> None:

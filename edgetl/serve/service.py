@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ TOP = 5
 # What is packed is not unpacked for strangers; photos are packed already.
 PLAIN = {b"", b"identity"}
 MOST_PHOTOS = 64
-MOST_FIELDS = 16
+MOST_FIELDS, MOST_DIGITS = 16, 12
+# Of the pixels that one photo may have: what all photos of a request may have together.
+MOST_TIMES = 10
 CARD = "README.md"
 WATCH_SECONDS = 1.0
 LOG = logging.getLogger("edgetl.serve")
@@ -62,8 +64,10 @@ class Service:
 
     def is_full(self, target: bytes) -> bool:
         """Say whether a request for this path, as sent, would be refused for want of room."""
-        path = target.partition(b"?")[0]
+        path, _, query = target.partition(b"?")
         if path == b"/predict":
+            if b"model=" in query:  # refused when its body is there
+                return False
             name = self.models.default
         elif path.startswith(b"/v2/models/") and path.endswith(b"/infer"):
             name = path.split(b"/")[3].decode("ascii", "replace")
@@ -93,7 +97,7 @@ class Service:
         """Return the response to an inference request of the Open Inference Protocol; raises as `predict` does."""
         self.models.get(name, version)
         length = _header(scope, oip.HEADER_LENGTH)
-        if length and not length.isdigit():
+        if length and not (length.isdigit() and len(length) <= MOST_DIGITS):
             raise RefusedError(400, "malformed", "Inference-Header-Content-Length must be a number")
         body = await self._read_body(scope, receive)
         model = self.models.get(name, version)
@@ -137,8 +141,12 @@ class Service:
                 stamp = await asyncio.to_thread(_stamp, folder)
                 if stamp is not None and stamp != seen[name]:
                     seen[name] = stamp
-                    with suppress(EdgetlError):  # logged
+                    try:
                         await self.load(name)
+                    except EdgetlError:  # logged; what is still being copied changes again
+                        continue
+                    except Exception:
+                        LOG.exception("model %s was not loaded", name)
 
     def health(self) -> Reply:
         """Return whether requests are welcome, and which models something else answers for than their bundle's own."""
@@ -226,13 +234,16 @@ class Service:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Return what changes when a bundle is replaced; None while there is none."""
+def _stamp(folder: Path) -> frozenset[tuple[str, int, int]] | None:
+    """Return what changes when a bundle or a part of it is replaced; None while there is none."""
     try:
-        status = (folder / "manifest.json").stat()
+        with os.scandir(folder) as entries:
+            told = {entry.name: entry.stat() for entry in entries}
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns
+    if "manifest.json" not in told:
+        return None
+    return frozenset((name, status.st_ino, status.st_mtime_ns) for name, status in told.items())
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
@@ -267,12 +278,23 @@ def _read_photos(body: bytes, media_type: bytes, how: Preprocess, max_pixels: in
 
 
 def _fit(photos: tuple[bytes, ...], how: Preprocess, max_pixels: int) -> Read:
-    start = time.monotonic()
-    opened = [open_photo(photo, max_pixels, FORMATS) for photo in photos]
-    decoded = time.monotonic()
-    images = [preprocess(photo, how) for photo in opened]
+    # One photo after another: many together may take more memory than there is.
+    images, left, decoding, fitting = [], MOST_TIMES * max_pixels, 0.0, 0.0
+    for content in photos:
+        start = time.monotonic()
+        photo = open_photo(content, max_pixels, FORMATS)
+        decoded = time.monotonic()
+        images.append(preprocess(photo, how))
+        decoding += decoded - start
+        fitting += time.monotonic() - decoded
+        left -= photo.width * photo.height
+        if left < 0:
+            most = MOST_TIMES * max_pixels / 1e6
+            raise RefusedError(
+                413, "too_large", f"the photos have more than {most:.0f} megapixels together. Send fewer"
+            )
     stacked = images[0][None] if len(images) == 1 else np.stack(images)
-    return Read(images=stacked, decode_seconds=decoded - start, preprocess_seconds=time.monotonic() - decoded)
+    return Read(images=stacked, decode_seconds=decoding, preprocess_seconds=fitting)
 
 
 def _files_of(body: bytes, media_type: bytes) -> tuple[bytes, ...]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgetl.bundle import Bundle
-from edgetl.errors import EdgetlError
+from edgetl.errors import EdgetlError, SettingsError
 from edgetl.serve.models import Models
 from edgetl.serve.settings import LOOPBACK, ServeSettings
 from edgetl.serve.tuning import kept_tuning
@@ -66,6 +66,8 @@ async def prove(models: Models, seconds: float) -> None:
                 await asyncio.to_thread(model.replay)
         except EdgetlError as error:
             LOG.error("the watchdog is not told that the server lives: %s", error)
+        except Exception:
+            LOG.exception("the watchdog is not told that the server lives")
         else:
             notify("WATCHDOG=1")
         await asyncio.sleep(seconds / 2)
@@ -76,6 +78,7 @@ def write_unit(settings: ServeSettings) -> str:
 
     Raises:
         BundleError: a bundle is not there, or damaged; its engine says what the service must be let.
+        SettingsError: the socket is not in a folder of /run.
     """
     bundles = [Bundle.open(folder) for folder in settings.bundles.values()]
     words = [*_words(settings), *(_tuned_words(settings, bundles[0]) if len(bundles) == 1 else [])]
@@ -92,6 +95,8 @@ def write_unit(settings: ServeSettings) -> str:
             limits.append(f"LoadCredential={key}:{path.resolve()}")
             command += f" --{key.replace('_', '-')} %d/{key}"
     if settings.socket is not None:
+        if settings.socket.parent.parent != Path("/run"):
+            raise SettingsError(f"{settings.socket}: systemd makes sockets' folders in /run: say /run/NAME/NAME.sock")
         limits += ["RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any"]
         limits.append(f"RuntimeDirectory={settings.socket.parent.name}")
     else:

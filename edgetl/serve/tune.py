@@ -67,7 +67,12 @@ def _tune(name: str, settings: ServeSettings, progress: Progress) -> Tuned:
     taken: dict[Tuning, list[tuple[float, float]]] = {way: [] for way in ways}
     for way in progress.track(ROUNDS * ways, f"{name}: ways to answer, in turn", ROUNDS * len(ways)):
         alone = settings.model_copy(
-            update={"bundles": {name: settings.bundles[name]}, **way.model_dump(), "deadline_ms": 600_000.0}
+            update={
+                "bundles": {name: settings.bundles[name]},
+                **way.model_dump(),
+                "queue": in_flight(),
+                "deadline_ms": 600_000.0,
+            }
         )
         taken[way].append(asyncio.run(_measure(alone, photos)))
     trials = [

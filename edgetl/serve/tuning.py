@@ -15,19 +15,22 @@ from edgetl.serve.settings import ServeSettings
 
 __all__ = ["Tuning", "choose", "cores", "keep_tuning", "kept_tuning"]
 
+MOST = 256
+
 
 class Tuning(Record):
     """How a model is answered; the fields are flags of `edgetl serve`."""
 
-    workers: int = Field(ge=1, le=256)
+    workers: int = Field(ge=1, le=MOST)
     threads: int = Field(ge=0, le=256)
     batch: int = Field(ge=1, le=256)
     delay_ms: float = Field(ge=0, le=1000)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, at most as many as a model has threads."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, MOST)
 
 
 def choose(settings: ServeSettings, bundle: Bundle) -> Tuning:

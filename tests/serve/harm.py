@@ -116,7 +116,7 @@ class Pulse:
                 connection.request("GET", "/v2/health/live")
                 answer = connection.getresponse()
                 answer.read()
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.failed.append(error)
                 connection.close()
                 continue
@@ -140,4 +140,5 @@ def hold_loop(server: Running, attempt: Callable[[], object]) -> float:
     """Return the longest that health was not answered while something was tried, in milliseconds."""
     with Pulse(server, pause=0.0) as pulse:
         attempt()
+    assert not pulse.failed, pulse.failed[:3]
     return pulse.percentile_ms(100) if pulse.seconds else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import json
 import random
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.serve.bombs import bombs, mutants
 from tests.serve.conftest import Running, Start
@@ -39,7 +41,8 @@ def attacked(start_server: Start, tiny_bundle: Path, opened: Path) -> Iterator[R
     """Return a server that keeps account of the files that it opens."""
     (opened.parent / "sitecustomize.py").write_text(AUDIT)
     words = (tiny_bundle, "--max-bytes", MOST_BYTES, "--receive-seconds", 3)
-    with start_server(*words, PYTHONPATH=str(opened.parent), OPENED=str(opened)) as running:
+    told = {"PYTHONPATH": str(opened.parent), "OPENED": str(opened), "PYTHONDONTWRITEBYTECODE": "1"}
+    with start_server(*words, **told) as running:
         yield running
 
 
@@ -93,6 +96,18 @@ class TestPhotos:
             return pulse.percentile_ms(99)
 
         within(HEALTH_MS, send)
+
+    def test_many_that_are_large_do_not_unpack_together(self, attacked: Running) -> None:
+        flat = io.BytesIO()
+        Image.new("L", (5_000, 5_000)).save(flat, "PNG", compress_level=9)
+        part = (
+            b'--e\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + flat.getvalue() + b"\r\n"
+        )
+        with keep_asking(attacked) as ask:
+            told = ask("POST", "/predict", 12 * part + b"--e--\r\n", content_type="multipart/form-data; boundary=e")
+        assert told.status == 413
+        peak = Path(f"/proc/{attacked.process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+        assert int(peak) < 600_000  # kB; twelve of them together are 900 MB
 
     @pytest.mark.parametrize("count", [1_500, pytest.param(50_000, marks=pytest.mark.slow)])
     def test_damaged_photos_are_answered_or_refused(self, count: int, attacked: Running) -> None:
@@ -179,6 +194,7 @@ class TestTensors:
         head = f"POST {self.path} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n".encode()
         said = say(attacked, head + body)
         statuses = [line.split()[1] for line in said.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+        assert statuses
         assert all(status.startswith(b"4") for status in statuses), said
 
     @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -201,7 +217,9 @@ class TestTensors:
                     text = text[:place] + draw.choice((b"", b"[" * 5000, b'"', b"\xff", b"9" * 5000)) + text[place:]
                 headers = {}
                 if draw.random() < 0.3:
-                    headers["Inference_Header_Content_Length"] = str(draw.choice((0, 1, len(text), 2**40, "x", -1)))
+                    headers["Inference_Header_Content_Length"] = str(
+                        draw.choice((0, 1, len(text), 2**40, "x", -1, "1" * 5000))
+                    )
                 status = ask("POST", self.path, text, **headers).status
                 assert 400 <= status < 500, (status, text[:200], headers)
 

@@ -7,11 +7,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.serve.conftest import Running, Start
+from tests.serve.harm import figure
 
 QUICK = ("--receive-seconds", 1, "--connections", 8)
 
@@ -142,7 +144,86 @@ class TestBounds:
         assert b'"extensions"' in second
 
 
+class TestConnections:
+    """What a client can do to keep one, or to spoil what it asked on it before."""
+
+    def test_one_on_which_nothing_more_is_asked_is_closed(self, strict: Running) -> None:
+        health = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+        asked = [
+            [health],
+            [health, b"\r\n"],
+            [head(10).replace(b"/predict", b"/nothing"), b"x" * 5, b"x" * 5],
+            [health.replace(b"live HTTP", b"live?" + b"x" * 9 + b" HTTP"), b"\r\n\r\n"],
+        ]
+        clients = [connect(strict) for _ in asked]
+        for client, parts in zip(clients, asked, strict=True):
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.1)  # so that each comes alone
+        started = time.monotonic()
+        for client in clients:
+            with client:
+                assert read_all(client).startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 404 "))
+        assert time.monotonic() - started < 8
+
+    def test_one_that_is_not_read_is_closed(self, strict: Running, tiny_photos: tuple[Path, ...]) -> None:
+        many = 5_000 * b"GET /page/page.js HTTP/1.1\r\nHost: here\r\n\r\n"
+        clients = [connect(strict) for _ in range(8)]
+        for client in clients:
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.send(many)
+        end = time.monotonic() + 15
+        while True:
+            try:
+                if strict.ask("POST", "/predict", tiny_photos[0].read_bytes()).status == 200:
+                    break
+            except OSError:
+                pass
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        for client in clients:
+            client.close()
+
+    @pytest.mark.parametrize("after", [b"\x16\x03 no request \r\n\r\n", b"GET /v2 HTTP/1.1\r\nX: " + b"x" * 40_000])
+    def test_what_is_asked_before_something_bad_is_answered(
+        self, after: bytes, narrow: Running, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        body = tiny_photos[0].read_bytes()
+        with connect(narrow) as client:
+            client.sendall(head(len(body)) + body)
+            time.sleep(0.2)  # it waits for its batch to fill
+            client.sendall(after)
+            said = read_all(client)
+        assert said.startswith(b"HTTP/1.1 504 ")  # it waited in vain, and longer than it may
+        assert said.count(b"HTTP/1.1 ") == 1
+
+    def test_a_body_that_does_not_come_is_counted_once(self, start_server: Start, tiny_bundle: Path) -> None:
+        with start_server(tiny_bundle, *QUICK) as server:
+            with connect(server) as client:
+                client.sendall(head(100) + b"x" * 50)
+                assert read_all(client).startswith(b"HTTP/1.1 408 ")
+            assert figure(server, 'edgetl_requests_total{code="408"}') == 1
+            assert figure(server, 'edgetl_refused_total{reason="too_slow"}') == 1
+            assert figure(server, 'edgetl_refused_total{reason="hung_up"}') == 0
+            assert figure(server, 'edgetl_requests_total{code="400"}') == 0
+
+
 class TestFullQueue:
+    def test_one_model_that_is_full_does_not_keep_another_from_answering(
+        self, start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...]
+    ) -> None:
+        body = tiny_photos[0].read_bytes()
+        words = ("--queue", 1, "--workers", 1, "--batch", 3, "--delay-ms", 1000)
+        with start_server(f"one={tiny_bundle}", f"two={tiny_bundle}", *words) as server:
+            clients = [connect(server) for _ in range(8)]
+            for client in clients:
+                client.sendall(head(len(body)) + body)
+            assert server.ask("POST", "/predict?model=two", body).status == 200
+            assert 503 in {read_answer(client)[0] for client in clients}
+            for client in clients:
+                client.close()
+
     def test_more_than_may_wait_are_refused_at_once_and_their_connections_live_on(
         self, narrow: Running, tiny_photos: tuple[Path, ...]
     ) -> None:

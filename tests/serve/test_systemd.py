@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.errors import SettingsError
 from tests.serve.conftest import Start
 
 serve = pytest.importorskip("edgetl.serve", reason="fastapi answers over HTTP")
@@ -54,6 +55,12 @@ def test_it_says_what_was_typed_with_paths_that_hold_anywhere(
         f" -m edgetl serve sorter={tiny_bundle} --port 9000 --batch 1 --watch --token-file %d/token_file"
     )
     assert f"LoadCredential=token_file:{tmp_path / 'token'}" in text
+
+
+@pytest.mark.parametrize("path", ["edge.sock", "/tmp/edge/edge.sock", "/run/edge.sock", "/run/a/b/edge.sock"])
+def test_a_socket_whose_folder_systemd_does_not_make_is_refused(path: str, tiny_bundle: Path) -> None:
+    with pytest.raises(SettingsError, match="systemd makes sockets' folders in /run"):
+        serve.write_unit(serve.read_settings([str(tiny_bundle)], {"socket": Path(path)}))
 
 
 def test_systemd_hears_when_it_is_ready_when_it_lives_and_when_it_stops(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ import pytest
 serve = pytest.importorskip("edgetl.serve", reason="fastapi answers over HTTP")
 
 from edgetl.bundle import Bundle  # noqa: E402
+from edgetl.cli.app import app  # noqa: E402
 from edgetl.errors import SettingsError  # noqa: E402
 from edgetl.serve import tune  # noqa: E402
-from edgetl.serve.tuning import Tuning, choose, keep_tuning  # noqa: E402
+from edgetl.serve.tuning import Tuning, choose, cores, keep_tuning  # noqa: E402
 
 ODD = Tuning(workers=3, threads=2, batch=5, delay_ms=7.0)
 
@@ -84,19 +83,18 @@ class TestMeasuring:
         with pytest.raises(SettingsError, match="holds no golden photos to measure with"):
             serve.find_tuning(settings(bare.folder), pytest.importorskip("edgetl.records").Quiet())
 
-    def test_the_best_is_kept_and_used_from_then_on(self, cache: Path, tiny_bundle: Path) -> None:
-        ran = subprocess.run(
-            [sys.executable, "-m", "edgetl", "serve", str(tiny_bundle), "--tune"],
-            check=False, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
+    def test_the_best_is_kept_and_used_from_then_on(
+        self, cache: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(tune, "SECONDS", 0.2)
+        monkeypatch.setattr(tune, "ROUNDS", 1)
+        app(["serve", str(tiny_bundle), "--tune", "--queue", "1"], standalone_mode=False)
+        printed = capsys.readouterr().out
         (kept,) = (cache / "serve").iterdir()
-        assert "The first is used from now on" in ran.stdout
-        workers, threads, batch, rate, p50 = next(
-            line.split() for line in ran.stdout.splitlines() if line.split()[:1] and line.split()[0].isdigit()
-        )
         best = Tuning.model_validate_json(kept.read_bytes())
-        assert (best.workers, best.threads, best.batch) == (int(workers), int(threads), int(batch))
-        assert float(rate) > 10
-        assert float(p50) > 0
+        rows = [line.split() for line in printed.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+        assert [int(word) for word in rows[0][:3]] == [best.workers, best.threads, best.batch]
+        assert len(rows) == len(list(tune.candidates(Bundle.open(tiny_bundle).manifest.artifact, cores())))
+        assert all(float(rate) > 10 and float(p50) > 0 for *_, rate, p50 in rows)
+        assert "The first is used from now on" in printed
         assert choose(settings(tiny_bundle), Bundle.open(tiny_bundle)) == best
