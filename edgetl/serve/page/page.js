@@ -180,8 +180,7 @@ function draw(id, values, unit) {
 }
 
 async function measure() {
-  if (!part("token").hidden) return;
-  if (document.hidden) return;
+  if (document.hidden || !part("token").hidden) return;
   try {
     const text = await (await ask("metrics")).text();
     const now = {
