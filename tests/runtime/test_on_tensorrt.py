@@ -79,9 +79,14 @@ class TestBuild:
                 return super().count(what, total)
 
         fakes[0]._knobs.build_seconds = 10
+        # Python's own handler: that of the command line, which another test may have set, remembers.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         started = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            build(artifact, progress=Pressed())
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                build(artifact, progress=Pressed())
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert time.monotonic() - started < 5
 
     def test_progress_that_fails_cancels_the_build(self, fakes: Any, artifact: Any) -> None:
