@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -13,19 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import numpy as np
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from edgetl import __version__
 from edgetl.errors import EdgetlError
-from edgetl.records import Preprocess
-from edgetl.runtime import open_photo, preprocess, softmax
-from edgetl.runtime.postprocess import TASKS
+from edgetl.runtime import softmax
 from edgetl.serve import oip
 from edgetl.serve.batcher import Answered, Job, Read
 from edgetl.serve.metrics import Metrics
 from edgetl.serve.models import Model, Models
+from edgetl.serve.photos import fit_photos, read_photos, write_predictions
 from edgetl.serve.replies import RefusedError, Reply, json_reply
 from edgetl.serve.settings import ServeSettings
 
@@ -33,15 +27,10 @@ __all__ = ["Receive", "Scope", "Service"]
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-# What cameras and browsers send; a server opens no rarer decoder for strangers.
-FORMATS = ("JPEG", "PNG", "WEBP")
 TOP = 5
 # What is packed is not unpacked for strangers; photos are packed already.
 PLAIN = {b"", b"identity"}
-MOST_PHOTOS = 64
 MOST_FIELDS, MOST_DIGITS = 16, 12
-# Of the pixels that one photo may have: what all photos of a request may have together.
-MOST_TIMES = 10
 CARD = "README.md"
 WATCH_SECONDS = 1.0
 LOG = logging.getLogger("edgetl.serve")
@@ -89,8 +78,8 @@ class Service:
         how = model.bundle.manifest.preprocess
         return await self._answer(
             model,
-            partial(_read_photos, body, media_type, how, self.settings.max_pixels),
-            partial(_write_predictions, model, top),
+            partial(read_photos, body, media_type, how, self.settings.max_pixels),
+            partial(write_predictions, model, top),
         )
 
     async def infer(self, scope: Scope, receive: Receive, name: str, version: str | None = None) -> Reply:
@@ -110,7 +99,7 @@ class Service:
             asked.append(request)
             if request.images is not None:
                 return Read(images=request.images)
-            return _fit(request.photos, model.bundle.manifest.preprocess, self.settings.max_pixels)
+            return fit_photos(request.photos, model.bundle.manifest.preprocess, self.settings.max_pixels)
 
         def write(answered: Answered) -> Reply:
             outputs = {model.artifact.output.name: answered.logits, oip.SCORES: softmax(answered.logits)}
@@ -266,95 +255,6 @@ def _read_query(query: bytes, default: str) -> tuple[int, str]:
     if not (top.isascii() and top.isdigit() and 1 <= len(top) <= 6 and int(top) >= 1):
         raise RefusedError(400, "malformed", f"top must be a whole number from 1 on, found {top[:16]!r}")
     return int(top), asked.get("model", [default])[-1]
-
-
-def _read_photos(body: bytes, media_type: bytes, how: Preprocess, max_pixels: int) -> Read:
-    """Return the photos of a body, fitted."""
-    if not body:
-        raise RefusedError(400, "malformed", "the body is empty. Send a photo: curl --data-binary @photo.jpg ...")
-    if media_type.startswith(b"multipart/"):
-        return _fit(_files_of(body, media_type), how, max_pixels)
-    return _fit((body,), how, max_pixels)
-
-
-def _fit(photos: tuple[bytes, ...], how: Preprocess, max_pixels: int) -> Read:
-    # One photo after another: many together may take more memory than there is.
-    images, left, decoding, fitting = [], MOST_TIMES * max_pixels, 0.0, 0.0
-    for content in photos:
-        start = time.monotonic()
-        photo = open_photo(content, max_pixels, FORMATS)
-        decoded = time.monotonic()
-        images.append(preprocess(photo, how))
-        decoding += decoded - start
-        fitting += time.monotonic() - decoded
-        left -= photo.width * photo.height
-        if left < 0:
-            most = MOST_TIMES * max_pixels / 1e6
-            raise RefusedError(
-                413, "too_large", f"the photos have more than {most:.0f} megapixels together. Send fewer"
-            )
-    stacked = images[0][None] if len(images) == 1 else np.stack(images)
-    return Read(images=stacked, decode_seconds=decoding, preprocess_seconds=fitting)
-
-
-def _files_of(body: bytes, media_type: bytes) -> tuple[bytes, ...]:
-    """Return the content of every part of a multipart body that has any."""
-    _, options = parse_options_header(media_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise RefusedError(400, "malformed", "multipart/form-data needs a boundary")
-    parts: list[bytearray] = []
-
-    def begin() -> None:
-        if len(parts) == MOST_PHOTOS:
-            raise RefusedError(413, "too_large", f"at most {MOST_PHOTOS} photos are taken at once")
-        parts.append(bytearray())
-
-    def take(data: bytes, start: int, end: int) -> None:
-        parts[-1] += data[start:end]
-
-    ended: list[bool] = []
-    try:
-        parser = MultipartParser(
-            boundary, {"on_part_begin": begin, "on_part_data": take, "on_end": lambda: ended.append(True)}
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise RefusedError(400, "malformed", f"the body is not multipart/form-data: {error}") from None
-    photos = tuple(bytes(part) for part in parts if part)
-    if not ended or not photos:
-        raise RefusedError(400, "malformed", "the multipart body is cut off, or holds no photo")
-    return photos
-
-
-def _write_predictions(model: Model, top: int, answered: Answered) -> Reply:
-    start = time.monotonic()
-    manifest = model.bundle.manifest
-    answer = TASKS[manifest.task]
-    predictions = [answer(row, manifest.labels, top) for row in answered.logits]
-    read = answered.read
-    seconds = {
-        "queue": answered.queue_seconds,
-        "decode": read.decode_seconds,
-        "preprocess": read.preprocess_seconds,
-        "inference": answered.inference_seconds,
-        "postprocess": time.monotonic() - start,
-    }
-    told = {
-        "model": model.name,
-        "version": model.version,
-        "predictions": [
-            {
-                "label": scores[0].label,
-                "score": scores[0].score,
-                "scores": [{"label": each.label, "score": each.score} for each in scores],
-            }
-            for scores in predictions
-        ],
-        "time_ms": {step: round(1000 * spent, 3) for step, spent in seconds.items()},
-    }
-    return Reply(body=json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def _too_large(most: int) -> RefusedError:
