@@ -48,7 +48,9 @@ def serve(
         bool, Option("--fallback", help="Where a bundle's engine or device is not here, answer through what can.")
     ] = False,
     watch: Annotated[bool, Option("--watch", help="Load a bundle again when its folder is replaced.")] = False,
-    access_log: Annotated[bool, Option("--access-log", help="Log every request, not only those that failed.")] = False,
+    access_log: Annotated[
+        bool, Option("--access-log", help="Log every request that was read, not only those that failed.")
+    ] = False,
     tune: Annotated[
         bool,
         Option("--tune", help="Measure how this machine answers most photos, keep that for later starts, and end."),

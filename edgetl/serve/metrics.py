@@ -50,10 +50,11 @@ class Metrics:
         )
         self._models = Info("edgetl_model", "The models that answer", ["model"], registry=registry)
 
-    def count(self, code: int, seconds: float) -> None:
-        """Count a request that ended with a status after so many seconds."""
+    def count(self, code: int, seconds: float | None = None) -> None:
+        """Count a request that ended with a status, after so many seconds unless it was refused before it was read."""
         self._requests.get(code, self._other).inc()
-        self.request.observe(seconds)
+        if seconds is not None:
+            self.request.observe(seconds)
 
     def refuse(self, reason: Reason) -> None:
         """Count a request that got no answer."""

@@ -115,7 +115,7 @@ class Server(uvicorn.Server):
 
         def refused(status: int, reason: Reason) -> None:
             service.metrics.refuse(reason)
-            service.metrics.count(status, 0.0)
+            service.metrics.count(status)
 
         limits = Limits(
             connections=settings.connections,

@@ -47,7 +47,7 @@ class ServeSettings(Record):
     drain_seconds: float = Field(default=30.0, ge=0, le=600, description="to answer what was accepted, when stopping")
     fallback: bool = Field(default=False, description="answer through what can, where a bundle's engine is not here")
     watch: bool = Field(default=False, description="load a bundle again when its folder is replaced")
-    access_log: bool = Field(default=False, description="log every request, not only those that failed")
+    access_log: bool = Field(default=False, description="log every request that was read, not only failed ones")
 
     @field_validator("bundles")
     @classmethod

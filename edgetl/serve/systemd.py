@@ -82,7 +82,7 @@ def write_unit(settings: ServeSettings) -> str:
     """
     bundles = [Bundle.open(folder) for folder in settings.bundles.values()]
     words = [*_words(settings), *(_tuned_words(settings, bundles[0]) if len(bundles) == 1 else [])]
-    command = shlex.join([sys.executable, "-m", "edgetl", "serve", *words]).replace("%", "%%")
+    command = shlex.join([sys.executable, "-m", "edgetl", "serve", *words]).replace("%", "%%").replace("$", "$$")
     limits = [*HARDENED]
     used = [bundle.manifest.artifact for bundle in bundles]
     on_cpu = all(each.execution.device == "cpu" for each in used)

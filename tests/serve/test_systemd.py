@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgetl.bundle import Bundle
 from edgetl.errors import SettingsError
 from tests.serve.conftest import Start
 
@@ -55,6 +57,18 @@ def test_it_says_what_was_typed_with_paths_that_hold_anywhere(
         f" -m edgetl serve sorter={tiny_bundle} --port 9000 --batch 1 --watch --token-file %d/token_file"
     )
     assert f"LoadCredential=token_file:{tmp_path / 'token'}" in text
+
+
+def test_what_systemd_would_read_into_a_path_is_left_as_it_is(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    folder = make_bundle(tmp_path / "50%h $HOME").folder
+    (line,) = [
+        line
+        for line in serve.write_unit(serve.read_settings([f"sorter={folder}"], {})).splitlines()
+        if line.startswith("ExecStart=")
+    ]
+    assert "50%%h $$HOME" in line
 
 
 @pytest.mark.parametrize("path", ["edge.sock", "/tmp/edge/edge.sock", "/run/edge.sock", "/run/a/b/edge.sock"])
