@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # The versions that CI passed with, on its Python; another Python, or an empty value, takes the newest ones.
 CONSTRAINTS ?= $(shell $(PYTHON) -c 'import sys; print("constraints.txt" * (sys.version_info[:2] == (3, 11)))')
-# More for pytest: make test ARGS='-k wilson -x'
+# More for pytest, which then runs one test after another: make test ARGS='-k wilson -x'
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -22,8 +22,14 @@ demo: $(VENV)/installed-demo ## build a bundle from the built-in digits, replay 
 	$(BIN)/edgetl build --data digits --backbone edgetl/nano --target cpu --out dist/digits --force
 	$(BIN)/edgetl verify dist/digits
 
+# As many tests at once as there are cores, each on one; then those that look at the clock, one after another.
 test: $(VENV)/installed-test ## run the tests that take seconds
+ifeq ($(ARGS),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest -m 'alone and not slow'
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -182,7 +182,7 @@ class TestJetson:
 
         monkeypatch.setattr("edgetl.pipeline.measure.answer", spoil)
         target = write_target(precisions=allowed, engine="tensorrt", accuracy_drop_points=30)
-        built = build(settings.model_copy(update={"target": target}))
+        built = build(settings.model_copy(update={"target": target, "recipe": "minmax"}))
         judged = report_of(built).judged
         assert (judged.ships, judged.not_tried) == (ships, not_tried)
         assert [each.precision for each in judged.measured] == [

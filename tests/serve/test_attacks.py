@@ -25,6 +25,8 @@ from tests.serve.conftest import Running, Start
 from tests.serve.harm import AUDIT, MB, Pulse, hold_loop, unharmed, within
 from tests.serve.payloads import forms, names, smuggled
 
+pytestmark = pytest.mark.alone
+
 MOST_BYTES = MB
 HEALTH_MS = 50
 STALL_MS = 100

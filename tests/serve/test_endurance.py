@@ -20,6 +20,8 @@ from tests.serve.conftest import Start
 from tests.serve.harm import state_of, unharmed
 from tests.serve.load import Load, closed_loop, open_loop, request_for, slow_photo
 
+pytestmark = pytest.mark.alone
+
 LABELS = {"a": ("apple", "banana", "cherry"), "b": ("ant", "bee", "cat")}
 TOKEN = "e" * 32
 SHARE = 0.7

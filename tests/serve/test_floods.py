@@ -17,6 +17,8 @@ from tests.serve.conftest import Running, Start
 from tests.serve.harm import Pulse, figure, unharmed, within
 from tests.serve.load import closed_loop, open_loop, request_for, slow_photo
 
+pytestmark = pytest.mark.alone
+
 SLOW_CLIENTS = 200
 CONNECTS = 2_000
 GOODPUT = 0.9

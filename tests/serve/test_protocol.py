@@ -15,6 +15,8 @@ import pytest
 from tests.serve.conftest import Running, Start
 from tests.serve.harm import figure
 
+pytestmark = pytest.mark.alone
+
 QUICK = ("--receive-seconds", 1, "--connections", 8)
 
 

@@ -16,7 +16,10 @@ import pytest
 from tests.serve.conftest import Running, Start
 
 OPENSSL = shutil.which("openssl")
-pytestmark = pytest.mark.skipif(OPENSSL is None, reason="no openssl is installed to make a certificate")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(OPENSSL is None, reason="no openssl is installed to make a certificate"),
+]
 SECONDS = 2
 
 

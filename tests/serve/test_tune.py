@@ -15,6 +15,8 @@ from edgetl.errors import SettingsError  # noqa: E402
 from edgetl.serve import tune  # noqa: E402
 from edgetl.serve.tuning import Tuning, choose, cores, keep_tuning  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 ODD = Tuning(workers=3, threads=2, batch=5, delay_ms=7.0)
 
 
