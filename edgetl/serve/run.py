@@ -198,6 +198,7 @@ def _listen_unix(path: Path) -> Iterator[socket.socket]:
             _check_abandoned(path)
             path.unlink()
         listening.bind(str(path))
+        path.chmod(0o666)  # whoever may reach the folder may ask, as on a port
     except OSError as error:
         listening.close()
         raise _not_there(str(path), error, "--socket") from None

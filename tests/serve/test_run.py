@@ -59,9 +59,10 @@ class TestStopping:
         pytest.importorskip("fastapi", reason="fastapi answers over HTTP")
         path = tmp_path / "edge.sock"
         command = [sys.executable, "-m", "edgetl", "serve", str(tiny_bundle), "--socket", str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, umask=0o077) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == f"answering at unix:{path}\n"
+            assert path.stat().st_mode & 0o777 == 0o666
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 client.connect(str(path))
                 client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
