@@ -15,13 +15,15 @@ from PIL import Image
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """One answer: its status and body, when the request went out, and how long after it was due the answer came.
+    """One answer: its status and body, when the request went out, when the answer came, and how long after the request
+    was due that was.
 
     Status 0 says that the connection broke.
     """
 
     status: int
     sent: float
+    came: float
     seconds: float
     body: bytes = b""
 
@@ -37,6 +39,11 @@ class Load:
     def statuses(self) -> Counter[int]:
         """How many answers there were of each status."""
         return Counter(each.status for each in self.told)
+
+    def a_second(self, status: int) -> float:
+        """Return how many answers of a status came a second, from the first request to the last such answer."""
+        came = [each.came for each in self.told if each.status == status]
+        return len(came) / (max(came) - min(each.sent for each in self.told)) if came else 0.0
 
     def percentile_ms(self, share: float, *statuses: int) -> float:
         """Return how long a share of the answers of these statuses took at the most."""
@@ -162,6 +169,6 @@ class _Client(asyncio.Protocol):
 
     def _note(self, status: int, body: bytes) -> None:
         if self._due is not None:
-            late = time.monotonic() - self._due
-            self._load.told.append(Told(status=status, sent=self._sent, seconds=late, body=body))
+            now = time.monotonic()
+            self._load.told.append(Told(status=status, sent=self._sent, came=now, seconds=now - self._due, body=body))
             self._due = None

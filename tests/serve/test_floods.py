@@ -95,21 +95,21 @@ def busy(start_server: Start, tiny_bundle: Path) -> Iterator[Running]:
         yield running
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "seconds"), [(3, 2), pytest.param(1, 60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("times", [2, 5])
 def test_what_is_too_much_is_refused_at_once_and_costs_the_others_nothing(
-    times: int, seconds: int, busy: Running, tiny_photos: tuple[Path, ...]
+    times: int, rounds: int, seconds: int, busy: Running, tiny_photos: tuple[Path, ...]
 ) -> None:
     request = request_for(slow_photo())
 
     def capacity() -> float:
-        return closed_loop(busy.port, request, 8, seconds / 4).statuses[200] / (seconds / 4)
+        return closed_loop(busy.port, request, 8, max(1, seconds / 4)).a_second(200)
 
     def counted() -> dict[int, float]:
         return {code: figure(busy, f'edgetl_requests_total{{code="{code}"}}') for code in REFUSALS}
 
-    def flood() -> float:
-        """Return the worse of goodput and refusals, as a share of what it may be."""
+    def flood() -> tuple[float, float]:
+        """Return goodput as a share of the capacity, and the 99th percentile of how long refusals took, in ms."""
         most, before = capacity(), counted()
         load = open_loop(busy.port, request, times * most, seconds)
         after, told = counted(), load.statuses
@@ -117,10 +117,13 @@ def test_what_is_too_much_is_refused_at_once_and_costs_the_others_nothing(
         assert {code: after[code] - before[code] for code in REFUSALS} == {code: told[code] for code in REFUSALS}
         assert told[503] > 0
         # Measured before and after: what this machine can do changes within a minute.
-        goodput = told[200] / seconds / statistics.mean((most, capacity()))
-        p99 = load.percentile_ms(99, 503)
-        LOG.info("%d times, %d s: goodput %.3f, refusals' p99 %.1f ms, %s", times, seconds, goodput, p99, told)
-        return max(GOODPUT / goodput, p99 / REFUSAL_MS)
+        return load.a_second(200) / statistics.mean((most, capacity())), load.percentile_ms(99, 503)
+
+    def worse() -> float:
+        """Return the worse of both, as a share of what it may be; medians of the rounds."""
+        goodput, late = map(statistics.median, zip(*(flood() for _ in range(rounds)), strict=True))
+        LOG.info("%d times, %d s, %d rounds: goodput %.3f, p99 %.1f ms", times, seconds, rounds, goodput, late)
+        return max(GOODPUT / goodput, late / REFUSAL_MS)
 
     with unharmed(busy, tiny_photos[0]):
-        within(1.0, flood)
+        within(1.0, worse)
