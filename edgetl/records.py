@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "Border",
@@ -33,6 +34,7 @@ __all__ = [
     "TensorSpec",
     "TimeSplit",
     "Triple",
+    "Unfreeze",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -48,6 +50,16 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Number, Number, Number]
 Device = Literal["cpu", "gpu", "npu", "cuda"]
 Item = TypeVar("Item")
+
+
+def _check_unfreeze(value: str) -> str:
+    if not re.fullmatch(r"all|gradual|last:[1-9][0-9]{0,3}", value):
+        raise ValueError(f"must be all, gradual, or last:N for the last N blocks, found {value!r}")
+    return value
+
+
+# Which blocks of a network learn in fine-tuning: all at once, one after another from the last on, or the last so many.
+Unfreeze = Annotated[str, AfterValidator(_check_unfreeze)]
 
 
 class Record(BaseModel):

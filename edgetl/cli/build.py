@@ -41,6 +41,12 @@ def build(
         float | None,
         Option(help="Fine-tuning rate of the backbone (the head's: fivefold)."),
     ] = None,
+    unfreeze: Annotated[
+        str | None, Option(help="What fine-tuning trains: all, gradual, or last:N blocks. [default: all]")
+    ] = None,
+    layer_decay: Annotated[
+        float | None, Option(help="The rate of each block, of that of the one behind it. [default: 1.0]")
+    ] = None,
     image_size: Annotated[int | None, Option(help="Photo side in pixels. [default: the backbone's]")] = None,
     fit: Annotated[
         str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad. [default: auto]")
@@ -96,10 +102,10 @@ def build(
 
     flags: dict[str, Any] = {
         "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
-        "lr": lr, "image_size": image_size, "fit": fit, "recipe": recipe, "seed": seed, "device": device,
-        "golden": golden, "skip_bad": skip_bad, "precision": precision, "strict_budget": strict_budget, "qat": qat,
-        "budget": budget, "from_onnx": from_onnx, "labels": labels, "mean": mean, "std": std, "channels": channels,
-        "crop_share": crop_share,
+        "lr": lr, "unfreeze": unfreeze, "layer_decay": layer_decay, "image_size": image_size, "fit": fit,
+        "recipe": recipe, "seed": seed, "device": device, "golden": golden, "skip_bad": skip_bad,
+        "precision": precision, "strict_budget": strict_budget, "qat": qat, "budget": budget, "from_onnx": from_onnx,
+        "labels": labels, "mean": mean, "std": std, "channels": channels, "crop_share": crop_share,
     }  # fmt: skip
     builds = pipeline.read_builds(config, flags)
     if dry_run:

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from edgetl.backbones import freeze, unfreeze
+from edgetl.backbones import freeze
 from edgetl.data import Item, image_batches, labels_of
 from edgetl.errors import TrainingError
 from edgetl.finetune.augment import AugmentedPhotos, EpochOrder
 from edgetl.finetune.device import as_input, autocast, normalise
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.unfreeze import trained_groups
+from edgetl.finetune.unfreeze import Unfreezing, trained_groups
 from edgetl.finetune.workbench import Workbench
 from edgetl.metrics import accuracy
 from edgetl.outcomes import Epoch, History
-from edgetl.records import FloatArray, Preprocess, Record
+from edgetl.records import FloatArray, Preprocess, Record, Unfreeze
 
 __all__ = ["TuneSettings", "classifier_logits", "tune"]
 
@@ -41,6 +41,8 @@ class TuneSettings(Record):
     backbone_lr: float = Field(default=2e-4, gt=0, le=1, allow_inf_nan=False)
     head_lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
     weight_decay: float = Field(default=0.02, ge=0, le=1)
+    unfreeze: Unfreeze = "all"
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="of a block's rate, of that of the one behind it")
     mirror: bool = Field(default=True, description="whether a mirrored photo is the same thing")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     warm_up: float = Field(default=0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
@@ -76,6 +78,7 @@ def tune(
         bench: where training runs, on which photos.
 
     Raises:
+        SettingsError: more blocks are to be trained than there are.
         TrainingError: a loss is not finite; the classifier is in the best state so far.
     """
     run = _Run(classifier, train, how, settings, bench)
@@ -136,7 +139,15 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.classifier, self.how, self.settings, self.bench = classifier, how, settings, bench
         classifier.to(bench.device).to(memory_format=torch.channels_last)
-        groups = trained_groups(classifier, settings.backbone_lr, settings.head_lr, settings.weight_decay)
+        self.unfreezing = Unfreezing(classifier, settings.unfreeze, settings.epochs)
+        groups = trained_groups(
+            classifier,
+            self.unfreezing.blocks,
+            settings.backbone_lr,
+            settings.head_lr,
+            settings.weight_decay,
+            settings.layer_decay,
+        )
         self.optimizer = torch.optim.AdamW(groups)
         self.order = EpochOrder(len(train), settings.batch, settings.seed)
         steps = max(1, len(self.order) * settings.epochs)
@@ -167,7 +178,7 @@ class _Run:
         """
         started, total, device = time.perf_counter(), 0.0, self.bench.device
         self.order.epoch = number
-        unfreeze(self.classifier)
+        self.unfreezing.begin(number)
         what, photos = f"fine-tuning, epoch {number} of {self.settings.epochs}", len(self.order) * self.settings.batch
         with self.bench.progress.count(what, photos) as advance:
             for pixels, labels in self.loader:

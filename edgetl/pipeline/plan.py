@@ -14,7 +14,7 @@ from edgetl.bundle import Artifact, Weights
 from edgetl.compile import ModelInfo
 from edgetl.data import Item
 from edgetl.export import ForeignGraph
-from edgetl.finetune import Workbench
+from edgetl.finetune import Workbench, trained_blocks
 from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.request import Request
@@ -257,7 +257,10 @@ class Plan:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded when first needed."""
-        return load_backbone(self.settings.backbone, self.trained.weights, self.settings.image_size, self.settings.seed)
+        asked = self.settings
+        backbone = load_backbone(asked.backbone, self.trained.weights, asked.image_size, asked.seed)
+        trained_blocks(backbone.module, asked.unfreeze)  # refused before the first photo is seen
+        return backbone
 
     @cached_property
     def calibration_photos(self) -> tuple[Item, ...]:

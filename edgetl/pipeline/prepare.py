@@ -108,7 +108,7 @@ def _make_plan(request: Request, network: ForeignGraph | WeightsChoice, device: 
             settings.image_size, settings.fit, settings.seed, settings.skip_bad,
         )  # fmt: skip
         frozen = Stage.of("frozen", (), view)
-        tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr)
+        tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr, settings.unfreeze, settings.layer_decay)
         decoded = Stage.of("decoded", (), view)
         exported = Stage.of("exported", EXPORTING, tuned, tools)
         training = Training(weights=network, device=device, view=view, frozen=frozen, tuned=tuned)

@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
 from edgetl.profiles import explain, read_toml_table
-from edgetl.records import Channels, Precision, Record, Triple
+from edgetl.records import Channels, Precision, Record, Triple, Unfreeze
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
 # What is asked of training, and what is said of a network that was trained elsewhere.
-TRAINING = ("backbone", "weights", "epochs", "lr", "qat")
+TRAINING = ("backbone", "weights", "epochs", "lr", "unfreeze", "layer_decay", "qat")
 FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
 
 
@@ -33,6 +33,10 @@ class BuildSettings(Record):
         le=1,
         allow_inf_nan=False,
         description="of the backbone; the head's is fivefold",
+    )
+    unfreeze: Unfreeze = "all"
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, allow_inf_nan=False, description="of a block's rate, of that of the one behind it"
     )
     image_size: int | None = Field(default=None, ge=16, le=2048, description="the photo's side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"

@@ -45,6 +45,8 @@ def tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -
         epochs=settings.epochs,
         backbone_lr=rate,
         head_lr=min(1.0, HEAD_RATE * rate),
+        unfreeze=settings.unfreeze,
+        layer_decay=settings.layer_decay,
         mirror=training.view.read("view", ViewChoice).mirror,
         seed=settings.seed,
     )

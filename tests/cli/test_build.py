@@ -269,6 +269,14 @@ class TestWrongInput:
                 {"fit": "stretch"},
                 "SettingsError: --fit: Input should be 'auto', 'crop', 'squash' or 'pad', found 'stretch'",
             ),
+            (
+                {"unfreeze": "last:0"},
+                "SettingsError: --unfreeze: must be all, gradual, or last:N for the last N blocks",
+            ),
+            (
+                {"unfreeze": "last:99"},
+                "SettingsError: --unfreeze last:99: the network has 9 blocks, from features.0 to",
+            ),
             ({"data": "nowhere"}, "DataError: nowhere: no such folder"),
             ({"weights": "none.pth"}, "BackboneError: --weights none.pth: no such file"),
             ({"golden": -1}, "SettingsError: --golden: "),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from edgetl.backbones import Backbone
+from edgetl.backbones import Backbone, blocks_of
 from edgetl.data import Dataset, hold_out
 from edgetl.errors import TrainingError
 from edgetl.finetune import Classifier, LinearHead, TuneSettings, Workbench, classifier_logits, tune
@@ -68,6 +68,25 @@ def make(load: Callable[..., Backbone], dataset: Dataset) -> Callable[..., Bench
 
 
 class TestTune:
+    def test_only_what_was_asked_for_learns(self, make: Callable[..., Bench]) -> None:
+        bench = make("squeezenet1_1")
+        before = copy.deepcopy(bench.classifier.backbone.state_dict())
+        bench.tune(unfreeze="last:2", backbone_lr=0.01, head_lr=0.01)
+        after, blocks = bench.classifier.backbone.state_dict(), blocks_of(bench.classifier.backbone)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        learnt = tuple(f"{block.name}." for block in blocks[-2:])
+        assert changed
+        assert all(name.startswith(learnt) for name in changed)
+
+    def test_gradually_all_blocks_learn(self, make: Callable[..., Bench]) -> None:
+        bench = make("squeezenet1_1")
+        before = copy.deepcopy(bench.classifier.backbone.state_dict())
+        history = bench.tune(unfreeze="gradual", layer_decay=0.8, epochs=4, backbone_lr=0.01, head_lr=0.01)
+        assert len(history.epochs) == 5
+        assert history.best > 1
+        after = bench.classifier.backbone.state_dict()
+        assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+
     def test_no_epochs_change_nothing(self, make: Callable[..., Bench]) -> None:
         bench = make("mobilenet_v3_small")
         before = state_of(bench.classifier)

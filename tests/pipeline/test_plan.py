@@ -45,6 +45,8 @@ def keys_of(plan_of: Callable[..., Plan]) -> Keys:
         ({"skip_bad": True}, "view"),
         ({"epochs": 2}, "tuned"),
         ({"lr": 0.01}, "tuned"),
+        ({"unfreeze": "gradual"}, "tuned"),
+        ({"layer_decay": 0.8}, "tuned"),
         ({"recipe": "entropy"}, "calibrated"),
         ({"golden": 4}, "bundle"),
         ({"seed": 1}, "check"),

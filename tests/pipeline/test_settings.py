@@ -51,11 +51,20 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
         ("epochs", -1), ("epochs", 10_001), ("lr", 0.0), ("lr", 2.0), ("lr", float("nan")), ("image_size", 8),
         ("image_size", 4096), ("seed", -1), ("seed", 2**31), ("golden", -1), ("fit", "stretch"), ("device", "tpu"),
         ("epochs", "many"), ("data", ""), ("budget", -0.1), ("budget", 100.1), ("budget", float("nan")), ("qat", -1),
+        ("layer_decay", 0.0), ("layer_decay", 1.1), ("layer_decay", float("nan")),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(key: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=rf"^--{key.replace('_', '-')}: (Input|String) should .*, found "):
         read_settings(None, {**FLAGS, key: value})
+
+
+@pytest.mark.parametrize("value", ["most", "last", "last:0", "last:-1", "last:2.5", "last:two", "gradual "])
+def test_what_is_unfrozen_is_one_of_three(value: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^--unfreeze: must be all, gradual, or last:N for the last N blocks, found "
+    ):
+        read_settings(None, {**FLAGS, "unfreeze": value})
 
 
 def test_a_wrong_flag_beside_a_config_file_names_the_flag(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Tests of edgetl/backbones/blocks.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from edgetl.backbones import Backbone, blocks_of, choose_weights, load_backbone
+
+# One of each family, with photos as small as it reads.
+FAMILIES = {
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "efficientnet_v2_s": 32,
+    "googlenet": 32, "inception_v3": 75, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 32, "swin_t": 32, "swin_v2_t": 64, "vgg11_bn": 32, "vit_b_16": 32, "wide_resnet50_2": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["edgetl/nano", *(f"torchvision/{name}" for name in FAMILIES)])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    name = request.param
+    side = FAMILIES.get(name.removeprefix("torchvision/"), 32)
+    return load_backbone(name, choose_weights(name, "random", 0), side)
+
+
+def test_every_parameter_is_in_one_block(backbone: Backbone) -> None:
+    found = [id(parameter) for block in blocks_of(backbone.module) for parameter in block.parameters]
+    assert sorted(found) == sorted(id(parameter) for parameter in backbone.module.parameters())
+
+
+def test_photos_pass_them_in_order(backbone: Backbone) -> None:
+    passed: list[str] = []
+    blocks = blocks_of(backbone.module)
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, given, gives: passed.append(name)
+
+    hooks = [block.modules[0].register_forward_hook(note(block.name)) for block in blocks]
+    with torch.inference_mode():
+        backbone.module.eval()(torch.zeros(1, 3, backbone.preprocess.side, backbone.preprocess.side))
+    for hook in hooks:
+        hook.remove()
+    assert passed == [block.name for block in blocks]
+
+
+def test_they_are_neither_a_layer_each_nor_all_in_one(backbone: Backbone) -> None:
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in backbone.module.modules())
+    most = layers if backbone.name.endswith(("alexnet", "vgg11_bn")) else layers / 2
+    assert 5 <= len(blocks_of(backbone.module)) <= most
+
+
+def test_positions_belong_to_the_first_block() -> None:
+    vit = load_backbone("torchvision/vit_b_16", choose_weights("torchvision/vit_b_16", "random", 0), 32).module
+    first, second, *_ = blocks_of(vit)
+    assert (first.name, second.name) == ("conv_proj", "encoder.layers.encoder_layer_0")
+    assert {id(vit.class_token), id(vit.encoder.pos_embedding)} < set(map(id, first.parameters))
