@@ -25,7 +25,7 @@ demo: $(VENV)/installed-demo ## build a bundle from the built-in digits, replay 
 # As many tests at once as there are cores, each on one; then those that look at the clock, one after another.
 test: $(VENV)/installed-test ## run the tests that take seconds
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' --numprocesses auto --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' --numprocesses auto --dist loadfile
 	$(BIN)/python -m pytest -m 'alone and not slow'
 else
 	$(BIN)/python -m pytest $(ARGS)
