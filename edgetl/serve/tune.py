@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -114,15 +115,17 @@ async def _measure(settings: ServeSettings, photos: list[bytes]) -> tuple[float,
     took: list[float] = []
 
     async def keep_asking(turn: int, end: float) -> None:
-        while (start := time.monotonic()) < end:
-            photo = photos[turn % len(photos)]
+        for number in itertools.count(turn):
+            start, photo = time.monotonic(), photos[number % len(photos)]
 
             async def receive(photo: bytes = photo) -> Mapping[str, Any]:
                 return {"type": "http.request", "body": photo}
 
             await service.predict({"query_string": b"", "headers": []}, receive)
-            took.append(time.monotonic() - start)
-            turn += 1
+            answered = time.monotonic()
+            took.append(answered - start)
+            if answered >= end:
+                return
 
     try:
         for seconds in (WARM_SECONDS, SECONDS):

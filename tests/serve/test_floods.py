@@ -7,20 +7,23 @@ import resource
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.serve.conftest import Running, Start
 from tests.serve.harm import Pulse, figure, unharmed, within
-from tests.serve.load import closed_loop, open_loop, request_for, slow_photo
+from tests.serve.load import Load, closed_loop, open_loop, request_for, slow_photo
 
 pytestmark = pytest.mark.alone
 
 SLOW_CLIENTS = 200
 CONNECTS = 2_000
+QUEUE = 16
+SECONDS = 60
 GOODPUT = 0.9
 REFUSAL_MS = 20
 REFUSALS = (503, 504)
@@ -91,38 +94,51 @@ def test_a_flood_of_connections_is_over_when_it_is_over(
 @pytest.fixture(scope="module")
 def busy(start_server: Start, tiny_bundle: Path) -> Iterator[Running]:
     """Return a server that is asked more than it can answer."""
-    with start_server(tiny_bundle, "--queue", 16) as running:
+    with start_server(tiny_bundle, "--queue", QUEUE) as running:
         yield running
 
 
-@pytest.mark.parametrize(("rounds", "seconds"), [(3, 2), pytest.param(1, 60, marks=pytest.mark.slow)])
+def _counted(server: Running, flood: Callable[[], Load]) -> Load:
+    """Return what came of a load of too much: each request was answered, and counted as what it was told."""
+
+    def counted() -> dict[int, float]:
+        return {code: figure(server, f'edgetl_requests_total{{code="{code}"}}') for code in REFUSALS}
+
+    before, load, after = counted(), flood(), counted()
+    told = load.statuses
+    assert sum(told[code] for code in (200, *REFUSALS)) == load.sent, told
+    assert {code: after[code] - before[code] for code in REFUSALS} == {code: told[code] for code in REFUSALS}
+    assert told[503] > 0
+    return load
+
+
+def test_what_is_too_much_is_refused_before_the_others_are_answered(
+    busy: Running, tiny_photos: tuple[Path, ...]
+) -> None:
+    request = request_for(slow_photo())
+    with unharmed(busy, tiny_photos[0]):
+        load = _counted(busy, partial(closed_loop, busy.port, request, 4 * QUEUE, 2))
+    assert load.statuses[200] > QUEUE
+    assert load.percentile_ms(50, 503) < load.percentile_ms(50, 200)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, 5])
 def test_what_is_too_much_is_refused_at_once_and_costs_the_others_nothing(
-    times: int, rounds: int, seconds: int, busy: Running, tiny_photos: tuple[Path, ...]
+    times: int, busy: Running, tiny_photos: tuple[Path, ...]
 ) -> None:
     request = request_for(slow_photo())
 
     def capacity() -> float:
-        return closed_loop(busy.port, request, 8, max(1, seconds / 4)).a_second(200)
-
-    def counted() -> dict[int, float]:
-        return {code: figure(busy, f'edgetl_requests_total{{code="{code}"}}') for code in REFUSALS}
-
-    def flood() -> tuple[float, float]:
-        """Return goodput as a share of the capacity, and the 99th percentile of how long refusals took, in ms."""
-        most, before = capacity(), counted()
-        load = open_loop(busy.port, request, times * most, seconds)
-        after, told = counted(), load.statuses
-        assert sum(told[code] for code in (200, *REFUSALS)) == load.sent, told
-        assert {code: after[code] - before[code] for code in REFUSALS} == {code: told[code] for code in REFUSALS}
-        assert told[503] > 0
-        # Measured before and after: what this machine can do changes within a minute.
-        return load.a_second(200) / statistics.mean((most, capacity())), load.percentile_ms(99, 503)
+        return closed_loop(busy.port, request, 8, SECONDS / 4).a_second(200)
 
     def worse() -> float:
-        """Return the worse of both, as a share of what it may be; medians of the rounds."""
-        goodput, late = map(statistics.median, zip(*(flood() for _ in range(rounds)), strict=True))
-        LOG.info("%d times, %d s, %d rounds: goodput %.3f, p99 %.1f ms", times, seconds, rounds, goodput, late)
+        """Return the worse of goodput and of how long refusals took, each as a share of what it may be."""
+        most = capacity()
+        load = _counted(busy, partial(open_loop, busy.port, request, times * most, SECONDS))
+        # Measured before and after: what this machine can do changes within a minute.
+        goodput, late = load.a_second(200) / statistics.mean((most, capacity())), load.percentile_ms(99, 503)
+        LOG.info("%d times for %d s: goodput %.3f, p99 of refusals %.1f ms", times, SECONDS, goodput, late)
         return max(GOODPUT / goodput, late / REFUSAL_MS)
 
     with unharmed(busy, tiny_photos[0]):

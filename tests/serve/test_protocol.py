@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -149,7 +149,7 @@ class TestBounds:
 class TestConnections:
     """What a client can do to keep one, or to spoil what it asked on it before."""
 
-    def test_one_on_which_nothing_more_is_asked_is_closed(self, strict: Running) -> None:
+    def test_one_on_which_nothing_more_is_asked_is_closed(self, start_server: Start, tiny_bundle: Path) -> None:
         health = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
         asked = [
             [health],
@@ -157,16 +157,17 @@ class TestConnections:
             [head(10).replace(b"/predict", b"/nothing"), b"x" * 5, b"x" * 5],
             [health.replace(b"live HTTP", b"live?" + b"x" * 9 + b" HTTP"), b"\r\n\r\n"],
         ]
-        clients = [connect(strict) for _ in asked]
-        for client, parts in zip(clients, asked, strict=True):
-            for part in parts:
-                client.sendall(part)
-                time.sleep(0.1)  # so that each comes alone
-        started = time.monotonic()
-        for client in clients:
-            with client:
+        with start_server(tiny_bundle, "--receive-seconds", 3) as server, ExitStack() as held:
+            clients = []
+            for parts in asked:
+                clients.append(held.enter_context(connect(server)))
+                for part in parts:
+                    clients[-1].sendall(part)
+                    time.sleep(0.1)  # so that each comes alone
+            started = time.monotonic()
+            for client in clients:
                 assert read_all(client).startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 404 "))
-        assert time.monotonic() - started < 8
+            assert time.monotonic() - started < 8
 
     def test_one_that_is_not_read_is_closed(self, strict: Running, tiny_photos: tuple[Path, ...]) -> None:
         many = 5_000 * b"GET /page/page.js HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -274,9 +275,9 @@ def test_a_body_that_took_its_time_has_not_waited_in_the_queue(
     start_server: Start, tiny_bundle: Path, tiny_photos: tuple[Path, ...]
 ) -> None:
     body = tiny_photos[0].read_bytes()
-    with start_server(tiny_bundle, "--deadline-ms", 200) as patient, connect(patient) as client:
+    with start_server(tiny_bundle, "--deadline-ms", 2000) as server, connect(server) as client:
         client.sendall(head(len(body)) + body[:100])
-        client.settimeout(0.6)
+        client.settimeout(2.5)
         with pytest.raises(TimeoutError):
             client.recv(1)
         client.settimeout(10)

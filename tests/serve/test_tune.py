@@ -97,6 +97,6 @@ class TestMeasuring:
         rows = [line.split() for line in printed.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
         assert [int(word) for word in rows[0][:3]] == [best.workers, best.threads, best.batch]
         assert len(rows) == len(list(tune.candidates(Bundle.open(tiny_bundle).manifest.artifact, cores())))
-        assert all(float(rate) > 10 and float(p50) > 0 for *_, rate, p50 in rows)
+        assert all(float(rate) > 0 and float(p50) > 0 for *_, rate, p50 in rows)
         assert "The first is used from now on" in printed
         assert choose(settings(tiny_bundle), Bundle.open(tiny_bundle)) == best
