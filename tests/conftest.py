@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,11 @@ from edgetl.bundle import Accuracies, Artifact, Bundle, Manifest, Weights, write
 from edgetl.records import Border, Execution, Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared"
+# The same examples everywhere, however slow the machine is at the moment.
+hypothesis.settings.register_profile(
+    "edgetl", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("edgetl")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetl.metrics import (
@@ -130,7 +130,6 @@ def test_a_higher_confidence_gives_a_wider_wilson_interval() -> None:
     assert wider_low < low < high < wider_high
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
 def test_a_wilson_interval_holds_its_share_and_stays_between_zero_and_one(counts: tuple[int, int]) -> None:
     low, high = wilson_interval(*counts)
@@ -193,7 +192,6 @@ class TestComparePaired:
         with pytest.raises(ValueError, match=r"equal, non-empty shapes, found \(1,\), \(2,\), \(2,\)"):
             compare_paired(classes(0), classes(0, 1), classes(0, 1))
 
-    @settings(deadline=None)
     @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n // 2), st.integers(0, n // 2), st.just(n))))
     def test_an_interval_holds_its_drop(self, counts: tuple[int, int, int]) -> None:
         found = drop(*counts)
