@@ -170,10 +170,15 @@ class TestPlan:
 
 
 def compile_in_a_child(bundle: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "edgetl", "compile", str(bundle)],
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    # What a shell runs in the background is deaf to an interrupt, and so would its children be.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgetl", "compile", str(bundle)],
+            env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(path: Path, text: str) -> None:
