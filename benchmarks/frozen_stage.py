@@ -4,7 +4,7 @@
 
 Plain is the loop that anyone would write: open, fit, normalise, forward, batch by batch, nothing kept. Ahead is the
 same with photos decoded ahead in threads, as the frozen stage does. The frozen stage also writes the features to disk
-and fits the head at seven strengths.
+and fits the head, its strength chosen by cross-validation among seven.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from recording import assets, save_result, spread
 
 from edgetl.backbones import Backbone, choose_weights, freeze, load_backbone
-from edgetl.data import Dataset, Item, balanced, hold_out, image_batches, load_image, read_dataset
+from edgetl.data import Dataset, Item, balanced, hold_out, image_batches, labels_of, load_image, read_dataset
 from edgetl.finetune import Workbench, fit_head, write_features
 from edgetl.finetune.device import as_input
 from edgetl.records import Quiet
@@ -50,8 +50,7 @@ def frozen(backbone: Backbone, dataset: Dataset, items: tuple[Item, ...]) -> Non
         path = Path(folder) / "features.npy"
         bench = Workbench(dataset=dataset, device=CPU, progress=Quiet())
         features = write_features(path, backbone, (*train, *held), backbone.preprocess, bench)
-        labels = [np.array([item.label for item in part]) for part in (train, held)]
-        fit_head(features[: len(train)], labels[0], features[len(train) :], labels[1])
+        fit_head("linear", [features[: len(train)]], labels_of(train), len(dataset.labels), seed=0)
 
 
 def main() -> None:

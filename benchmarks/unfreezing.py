@@ -86,10 +86,10 @@ def main() -> None:
         train, held = hold_out(few, HELD_OUT, split)
         backbone = load_backbone(NAME, choose_weights(NAME, str(assets() / "weights" / WEIGHTS), seed=0))
         how = backbone.preprocess.model_copy(update={"fit": FIT})
-        features = [extract_features(backbone, part, how, bench) for part in (train, held, asked)]
-        head = fit_head(features[0], labels_of(train), features[1], labels_of(held))
-        found["frozen"].append(100 * accuracy(head.logits(features[2]).argmax(axis=1), labels_of(asked)))
-        start = Classifier(backbone.module, head)
+        features = [extract_features(backbone, part, how, bench) for part in (train, asked)]
+        head = fit_head("linear", [features[0]], labels_of(train), len(dataset.labels), split)
+        found["frozen"].append(100 * accuracy(head.logits(features[1]).argmax(axis=1), labels_of(asked)))
+        start = Classifier(backbone.module, head.module)
         for name, way in WAYS.items():
             right, seconds = run(way, start, (train, held, asked), backbone, bench, options.epochs, split)
             found[name].append(right)

@@ -19,6 +19,7 @@ __all__ = [
     "Execution",
     "Fit",
     "FloatArray",
+    "HeadKind",
     "ImageArray",
     "IntArray",
     "Latency",
@@ -49,6 +50,8 @@ Channels = Literal["rgb", "bgr"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Number, Number, Number]
 Device = Literal["cpu", "gpu", "npu", "cuda"]
+# What is put on a backbone's features: softmax regression, a hidden layer before it, or a mean direction a class.
+HeadKind = Literal["linear", "mlp", "prototype"]
 Item = TypeVar("Item")
 
 

@@ -34,19 +34,51 @@ def build(
         Path | None, Option("--out", help="Folder that becomes the bundle, or holds one a target.")
     ] = None,
     weights: Annotated[str | None, Option(help="File of weights (.safetensors, .pth), or `random`.")] = None,
+    head: Annotated[
+        str | None,
+        Option(help="What is put on the backbone: linear, mlp, prototype, or auto by how many photos. [default: auto]"),
+    ] = None,
+    views: Annotated[
+        int | None, Option(help="Views of each photo, changed at random, that the head learns from too. [default: 0]")
+    ] = None,
     epochs: Annotated[
         int | None, Option(help="Fine-tuning epochs; 0 stops after the frozen stage. [default: 7]")
     ] = None,
     lr: Annotated[
-        float | None,
-        Option(help="Fine-tuning rate of the backbone (the head's: fivefold)."),
+        str | None, Option(help="Fine-tuning rate of the backbone (the head's: fivefold), or auto: look for one.")
     ] = None,
+    schedule: Annotated[str | None, Option(help="How the rate goes: cosine or one-cycle. [default: cosine]")] = None,
     unfreeze: Annotated[
         str | None, Option(help="What fine-tuning trains: all, gradual, or last:N blocks. [default: all]")
     ] = None,
     layer_decay: Annotated[
         float | None, Option(help="The rate of each block, of that of the one behind it. [default: 1.0]")
     ] = None,
+    augment: Annotated[
+        str | None, Option(help="How training photos are changed: none, light, trivial or rand. [default: light]")
+    ] = None,
+    mixup: Annotated[float | None, Option(help="Mix photos by shares of Beta(MIXUP, MIXUP). [default: 0]")] = None,
+    cutmix: Annotated[
+        float | None, Option(help="Paste parts of photos by shares of Beta(CUTMIX, CUTMIX). [default: 0]")
+    ] = None,
+    label_smoothing: Annotated[float | None, Option(help="Share of a label spread over all. [default: 0.1]")] = None,
+    balance: Annotated[
+        str | None, Option(help="Let classes count the same: by loss, by sampler, or none. [default: none]")
+    ] = None,
+    ema: Annotated[
+        float | None,
+        Option(help="Keep averaged weights that follow by 1 - EMA a step: 0.99, say. [default: 0, off]"),
+    ] = None,
+    clip: Annotated[float | None, Option(help="Largest norm of a step's gradients. [default: 0, any]")] = None,
+    patience: Annotated[
+        int | None, Option(help="Epochs without a better held-out answer before it stops. [default: 5]")
+    ] = None,
+    batch: Annotated[int | None, Option(help="Photos that are trained on at once. [default: 16]")] = None,
+    accumulate: Annotated[int | None, Option(help="Batches that make a step. [default: 1]")] = None,
+    amp: Annotated[
+        str | None, Option(help="Mixed precision: auto (on CUDA), off, bf16 or fp16. [default: auto]")
+    ] = None,
+    compile_: Annotated[bool | None, Option("--compile", help="Train by torch.compile.")] = None,
     image_size: Annotated[int | None, Option(help="Photo side in pixels. [default: the backbone's]")] = None,
     fit: Annotated[
         str | None, Option(help="How photos are fitted to the square: auto, crop, squash or pad. [default: auto]")
@@ -101,8 +133,12 @@ def build(
     from edgetl.errors import BudgetError
 
     flags: dict[str, Any] = {
-        "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights, "epochs": epochs,
-        "lr": lr, "unfreeze": unfreeze, "layer_decay": layer_decay, "image_size": image_size, "fit": fit,
+        "data": data, "backbone": backbone, "target": target, "out": out_folder, "weights": weights,
+        "head": head, "views": views, "epochs": epochs,
+        "lr": lr, "schedule": schedule, "unfreeze": unfreeze, "layer_decay": layer_decay, "augment": augment,
+        "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing, "balance": balance, "ema": ema,
+        "clip": clip, "patience": patience, "batch": batch, "accumulate": accumulate, "amp": amp, "compile": compile_,
+        "image_size": image_size, "fit": fit,
         "recipe": recipe, "seed": seed, "device": device, "golden": golden, "skip_bad": skip_bad,
         "precision": precision, "strict_budget": strict_budget, "qat": qat, "budget": budget, "from_onnx": from_onnx,
         "labels": labels, "mean": mean, "std": std, "channels": channels, "crop_share": crop_share,

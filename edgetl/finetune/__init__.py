@@ -1,27 +1,35 @@
 """Transfer learning: the frozen feature-extractor stage, then fine-tuning."""
 
+from edgetl.finetune.answers import classifier_logits
 from edgetl.finetune.aware import Rounding, tune_aware
+from edgetl.finetune.checkpoint import remove_checkpoint
 from edgetl.finetune.device import as_input, pick_device
-from edgetl.finetune.features import write_features
-from edgetl.finetune.head import Classifier, LinearHead, fit_head
-from edgetl.finetune.loop import TuneSettings, classifier_logits, tune
+from edgetl.finetune.features import write_features, write_views
+from edgetl.finetune.head import Classifier, fit_head, new_head, pick_head
+from edgetl.finetune.loop import find_rate, tune
+from edgetl.finetune.options import TuneOptions, TuneSettings
 from edgetl.finetune.unfreeze import trained_blocks
 from edgetl.finetune.views import choose_view
 from edgetl.finetune.workbench import Workbench
 
 __all__ = [
     "Classifier",
-    "LinearHead",
     "Rounding",
+    "TuneOptions",
     "TuneSettings",
     "Workbench",
     "as_input",
     "choose_view",
     "classifier_logits",
+    "find_rate",
     "fit_head",
+    "new_head",
     "pick_device",
+    "pick_head",
+    "remove_checkpoint",
     "trained_blocks",
     "tune",
     "tune_aware",
     "write_features",
+    "write_views",
 ]

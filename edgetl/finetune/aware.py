@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from edgetl.data import Item
+from edgetl.finetune.answers import EVALUATION_BATCH, classifier_logits
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.loop import EVALUATION_BATCH, TuneSettings, classifier_logits, tune
+from edgetl.finetune.loop import tune
+from edgetl.finetune.options import TuneSettings
 from edgetl.finetune.workbench import Workbench
 from edgetl.outcomes import History
 from edgetl.records import Preprocess

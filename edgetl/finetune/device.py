@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ import torch
 from edgetl.errors import MissingError, SettingsError
 from edgetl.records import ImageArray, Preprocess
 
-__all__ = ["as_input", "autocast", "normalise", "pick_device"]
+__all__ = ["Amp", "as_input", "autocast", "mixed_type", "normalise", "pick_device"]
+
+Amp = Literal["auto", "off", "bf16", "fp16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,11 +33,18 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return mixed precision on CUDA (bfloat16 where the GPU has it, else float16); nothing on a CPU."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+def mixed_type(device: torch.device, amp: Amp = "auto") -> torch.dtype | None:
+    """Return the type that mixed precision computes in, None for none; `auto` is bfloat16 on a GPU that has it, float16
+    on another, and none on a CPU."""
+    if amp == "auto":
+        amp = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def autocast(device: torch.device, amp: Amp = "auto") -> AbstractContextManager[object]:
+    """Return mixed precision as `mixed_type` says."""
+    mixed = mixed_type(device, amp)
+    return torch.autocast(device.type, mixed) if mixed else nullcontext()
 
 
 def as_input(images: ImageArray, how: Preprocess, device: torch.device) -> torch.Tensor:

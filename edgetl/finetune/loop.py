@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import copy
-import math
-import os
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from itertools import chain, count, islice
+from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from pydantic import Field
-from torch.utils.data import DataLoader
 
 from edgetl.backbones import freeze
-from edgetl.data import Item, image_batches, labels_of
+from edgetl.data import Item
 from edgetl.errors import TrainingError
-from edgetl.finetune.augment import AugmentedPhotos, EpochOrder
-from edgetl.finetune.device import as_input, autocast, normalise
+from edgetl.finetune.checkpoint import State, load_checkpoint, save_checkpoint
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.unfreeze import Unfreezing, trained_groups
+from edgetl.finetune.options import TuneSettings
+from edgetl.finetune.run import DivergenceError, Run
 from edgetl.finetune.workbench import Workbench
-from edgetl.metrics import accuracy
-from edgetl.outcomes import Epoch, History
-from edgetl.records import FloatArray, Preprocess, Record, Unfreeze
+from edgetl.outcomes import History
+from edgetl.records import Preprocess
 
-__all__ = ["TuneSettings", "classifier_logits", "tune"]
+__all__ = ["find_rate", "tune"]
 
-EVALUATION_BATCH = 32
-
-
-class TuneSettings(Record):
-    """How fine-tuning goes."""
-
-    epochs: int = Field(ge=0, le=10_000)
-    batch: int = Field(default=16, ge=2, le=65_536)
-    backbone_lr: float = Field(default=2e-4, gt=0, le=1, allow_inf_nan=False)
-    head_lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
-    weight_decay: float = Field(default=0.02, ge=0, le=1)
-    unfreeze: Unfreeze = "all"
-    layer_decay: float = Field(default=1.0, gt=0, le=1, description="of a block's rate, of that of the one behind it")
-    mirror: bool = Field(default=True, description="whether a mirrored photo is the same thing")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    warm_up: float = Field(default=0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
-    patience: int = Field(default=5, ge=1, description="epochs without a better held-out answer before stopping")
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
-    """What training for one epoch came to, before it is judged."""
-
-    epoch: int
-    loss: float | None
-    seconds: float
+# The range test: from which rate of the backbone to which, in how many steps, how much the loss may grow before it
+# ends, the pace of its running mean, and how far below the rate of the least loss one trains.
+LOWEST, HIGHEST, TESTED, BLOWN, PACE, BELOW = 1e-6, 0.1, 60, 4.0, 0.1, 10.0
 
 
 def tune(
@@ -66,6 +35,7 @@ def tune(
     how: Preprocess,
     settings: TuneSettings,
     bench: Workbench,
+    checkpoint: Path | None = None,
 ) -> History:
     """Return the history of fine-tuning; the classifier ends, frozen, in the state that answered best when held out.
 
@@ -76,33 +46,46 @@ def tune(
         how: the preprocessing.
         settings: rates, epochs and the like.
         bench: where training runs, on which photos.
+        checkpoint: folder that keeps where it stands after each epoch; one that is there already is gone on with, and
+            on a CPU the end is the same, bit for bit, as without a stop. It stays when all is done.
 
     Raises:
-        SettingsError: more blocks are to be trained than there are.
-        TrainingError: a loss is not finite; the classifier is in the best state so far.
+        SettingsError: more blocks are to be trained than there are, or the checkpoint is of other settings.
+        TrainingError: a loss is not finite, or not even one photo at a time fits into the GPU's memory; the classifier
+            is in the best state so far.
     """
-    run = _Run(classifier, train, how, settings, bench)
-    best_state = copy.deepcopy(classifier.state_dict())
+    run = Run(classifier, train, how, settings, bench)
+    begun = load_checkpoint(checkpoint, settings) if checkpoint else None
+    best_state: State = copy.deepcopy(classifier.state_dict())
     try:
-        best = _judge(classifier, held, how, bench, Trained(epoch=0, loss=None, seconds=0.0))
-    except _DivergenceError as diverged:
+        if begun:
+            epochs, best_state = [*begun.history.epochs], begun.best
+            best = epochs[begun.history.best]
+            run.go_on(begun)
+            bench.progress.say(f"going on after epoch {epochs[-1].epoch}, where training was stopped")
+        else:
+            best = run.judge(held, 0, None, 0.0)
+            epochs = [best]
+            if settings.epochs:
+                bench.progress.say(f"before: held out {100 * best.held_out_accuracy:.1f} %")
+    except DivergenceError as diverged:
         raise TrainingError(f"the frozen stage's head cannot be trained on: {diverged}") from None
-    epochs = [best]
-    if settings.epochs:
-        bench.progress.say(f"before: held out {100 * best.held_out_accuracy:.1f} %")
     try:
-        for number in range(1, settings.epochs + 1):
-            now = _judge(classifier, held, how, bench, run.train_epoch(number))
+        for number in range(len(epochs), settings.epochs + 1):
+            if number > best.epoch + settings.patience:
+                break
+            now = run.judge(held, number, *run.train_epoch(number))
             epochs.append(now)
             bench.progress.say(
                 f"epoch {number}: loss {now.train_loss:.3f}, held out {100 * now.held_out_accuracy:.1f} %, "
                 f"{now.seconds:.0f} s"
             )
             if (now.held_out_accuracy, -now.held_out_loss) > (best.held_out_accuracy, -best.held_out_loss):
-                best, best_state = now, copy.deepcopy(classifier.state_dict())
-            if number - best.epoch >= settings.patience:
-                break
-    except _DivergenceError as diverged:
+                best, best_state = now, copy.deepcopy(run.judged.state_dict())
+            if checkpoint:
+                history = History(epochs=tuple(epochs), best=best.epoch)
+                save_checkpoint(checkpoint, settings, run.stand(history, best_state))
+    except DivergenceError as diverged:
         raise TrainingError(
             f"training diverged: {diverged}. The best state so far is that of epoch {best.epoch}, with "
             f"{100 * best.held_out_accuracy:.1f} % of the held-out photos right. Try again with a lower --lr, or "
@@ -114,117 +97,33 @@ def tune(
     return History(epochs=tuple(epochs), best=best.epoch)
 
 
-def classifier_logits(classifier: Classifier, items: Sequence[Item], how: Preprocess, bench: Workbench) -> FloatArray:
-    """Return the classifier's logits, shape (items, classes), in eval mode and float32."""
-    classifier.eval().to(bench.device)
-    with torch.inference_mode():
-        return np.concatenate(
-            [
-                classifier(as_input(images, how, bench.device)).cpu().numpy()
-                for images in image_batches(bench.dataset, items, how, EVALUATION_BATCH)
-            ]
-        )
+def find_rate(
+    classifier: Classifier, train: Sequence[Item], how: Preprocess, settings: TuneSettings, bench: Workbench
+) -> float:
+    """Return the rate for the backbone that a range test finds (Smith 2017): it rises step by step until the loss blows
+    up, and a tenth of the rate at which the loss was least is taken. The classifier stays as it is.
 
-
-class _DivergenceError(Exception):
-    """A loss is not finite; says which, and when."""
-
-
-class _Run:
-    """The moving parts of one fine-tuning: optimizer, schedule, loader."""
-
-    def __init__(
-        self, classifier: Classifier, train: Sequence[Item], how: Preprocess, settings: TuneSettings, bench: Workbench
-    ) -> None:
-        torch.manual_seed(settings.seed)
-        self.classifier, self.how, self.settings, self.bench = classifier, how, settings, bench
-        classifier.to(bench.device).to(memory_format=torch.channels_last)
-        self.unfreezing = Unfreezing(classifier, settings.unfreeze, settings.epochs)
-        groups = trained_groups(
-            classifier,
-            self.unfreezing.blocks,
-            settings.backbone_lr,
-            settings.head_lr,
-            settings.weight_decay,
-            settings.layer_decay,
-        )
-        self.optimizer = torch.optim.AdamW(groups)
-        self.order = EpochOrder(len(train), settings.batch, settings.seed)
-        steps = max(1, len(self.order) * settings.epochs)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _rate(step / steps, settings.warm_up)
-        )
-        on_cuda = bench.device.type == "cuda"
-        # bfloat16 has float32's range; float16 needs its gradients scaled.
-        self.scaler = torch.amp.GradScaler(bench.device.type, enabled=on_cuda and not torch.cuda.is_bf16_supported())
-        workers = _workers(len(train))
-        self.loader = DataLoader(
-            AugmentedPhotos(bench.dataset, train, how, settings.mirror, settings.seed),
-            batch_sampler=self.order,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=on_cuda,
-            # A fresh interpreter a process would need every caller's script to guard its main part.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            # Else it draws from the global generator, more or less often by the number of processes.
-            generator=torch.Generator().manual_seed(settings.seed),
-        )
-
-    def train_epoch(self, number: int) -> Trained:
-        """Return what one epoch of training came to.
-
-        Raises:
-            _DivergenceError: the loss is not finite; nothing has been learnt from it.
-        """
-        started, total, device = time.perf_counter(), 0.0, self.bench.device
-        self.order.epoch = number
-        self.unfreezing.begin(number)
-        what, photos = f"fine-tuning, epoch {number} of {self.settings.epochs}", len(self.order) * self.settings.batch
-        with self.bench.progress.count(what, photos) as advance:
-            for pixels, labels in self.loader:
-                batch = normalise(pixels.to(device, non_blocking=True), self.how)
-                with autocast(device):
-                    logits = self.classifier(batch)
-                loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=self.settings.label_smoothing)
-                if not math.isfinite(loss.item()):
-                    raise _DivergenceError(f"the loss became {loss.item()} in epoch {number}")
-                self.optimizer.zero_grad(set_to_none=True)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-                self.schedule.step()
-                total += loss.item()
-                advance(len(labels))
-        return Trained(epoch=number, loss=total / max(1, len(self.order)), seconds=time.perf_counter() - started)
-
-
-def _judge(classifier: Classifier, held: Sequence[Item], how: Preprocess, bench: Workbench, trained: Trained) -> Epoch:
-    """Return an epoch with what the held-out photos say of it.
-
-    Raises:
-        _DivergenceError: the held-out loss is not finite; the last step of an epoch is seen only here.
+    Args:
+        classifier: with the head of the frozen stage.
+        train: photos to train on.
+        how: the preprocessing.
+        settings: all but the rates; the head's rises with the backbone's, in their proportion.
+        bench: where training runs, on which photos.
     """
-    logits = classifier_logits(classifier, held, how, bench)
-    labels = labels_of(held)
-    loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-    if not math.isfinite(loss):
-        raise _DivergenceError(f"the held-out loss became {loss} in epoch {trained.epoch}")
-    return Epoch(
-        epoch=trained.epoch,
-        train_loss=trained.loss,
-        held_out_loss=loss,
-        held_out_accuracy=accuracy(logits.argmax(axis=1), labels),
-        seconds=trained.seconds,
+    growth = (HIGHEST / LOWEST) ** (1 / (TESTED - 1))
+    rates = {"backbone_lr": LOWEST, "head_lr": LOWEST * settings.head_lr / settings.backbone_lr}
+    tested = settings.model_copy(
+        update={**rates, "epochs": TESTED, "unfreeze": settings.unfreeze.replace("gradual", "all")}
     )
-
-
-def _rate(done: float, warm_up: float) -> float:
-    """Return the share of the full learning rate after a share of the steps: a linear rise, then a cosine."""
-    if done < warm_up:
-        return max(done / warm_up, 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-
-
-def _workers(photos: int) -> int:
-    """Return how many processes load photos: none where starting them takes longer than loading."""
-    return 0 if photos < 256 else min(8, os.cpu_count() or 1)
+    run = Run(copy.deepcopy(classifier), train, how, tested, bench, rate=lambda step: growth**step)
+    losses: list[float] = []
+    steps = chain.from_iterable(map(run.steps, count(1)))
+    with suppress(DivergenceError), bench.progress.count("looking for a rate", TESTED) as advance:
+        for loss, _ in islice(steps, TESTED):
+            losses.append(loss if not losses else losses[-1] + PACE * (loss - losses[-1]))
+            advance(1)
+            if losses[-1] > BLOWN * min(losses):
+                break
+    found = LOWEST * growth ** int(np.argmin(losses)) / BELOW if losses else LOWEST
+    bench.progress.say(f"rate {found:.1e}: a tenth of the one at which the loss was least")
+    return found

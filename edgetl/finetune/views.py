@@ -10,7 +10,7 @@ import numpy as np
 from edgetl.backbones import Backbone
 from edgetl.data import Item, hold_out, labels_of
 from edgetl.finetune.features import extract_features
-from edgetl.finetune.head import cross_validated
+from edgetl.finetune.probe import cross_validated
 from edgetl.finetune.workbench import Workbench
 from edgetl.outcomes import ViewChoice
 from edgetl.records import Fit

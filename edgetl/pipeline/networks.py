@@ -7,11 +7,12 @@ from pathlib import Path
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import nn
 
 from edgetl.bundle import write_file
-from edgetl.finetune import Classifier, LinearHead
+from edgetl.finetune import Classifier, new_head
 from edgetl.outcomes import History
-from edgetl.pipeline.plan import CLASSIFIER, Plan
+from edgetl.pipeline.plan import CLASSIFIER, HEAD, Plan
 from edgetl.pipeline.results import Frozen, Tuned
 from edgetl.pipeline.stages import Stage, write_record
 
@@ -20,9 +21,9 @@ __all__ = ["head_on", "leave_network", "state_bytes", "trained_by"]
 
 def head_on(plan: Plan) -> Classifier:
     """Return the pretrained backbone with the frozen stage's head."""
-    tensors = load_tensors((plan.trained.frozen.folder / "head.safetensors").read_bytes())
-    strength = plan.trained.frozen.read("frozen", Frozen).strength
-    head = LinearHead(weight=tensors["weight"].numpy(), bias=tensors["bias"].numpy(), strength=strength)
+    stage = plan.trained.frozen
+    head = new_head(stage.read("frozen", Frozen).head, plan.backbone.features, len(plan.photos.dataset.labels))
+    head.load_state_dict(load_tensors((stage.folder / HEAD).read_bytes()))
     return Classifier(plan.backbone.module, head)
 
 
@@ -34,14 +35,14 @@ def trained_by(stage: Stage, plan: Plan) -> Classifier:
     return classifier
 
 
-def leave_network(folder: Path, classifier: Classifier, history: History, started: float) -> None:
-    """Write a network and what its training came to; `started` is by `time.perf_counter`."""
+def leave_network(folder: Path, classifier: Classifier, history: History, rate: float, started: float) -> None:
+    """Write a network and what its training at a rate came to; `started` is by `time.perf_counter`."""
     write_file(folder / CLASSIFIER, state_bytes(classifier))
-    write_record(folder, "tuned", Tuned(history=history, seconds=time.perf_counter() - started))
+    write_record(folder, "tuned", Tuned(history=history, rate=rate, seconds=time.perf_counter() - started))
 
 
-def state_bytes(classifier: Classifier) -> bytes:
+def state_bytes(network: nn.Module) -> bytes:
     """Return a network's state as safetensors."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in classifier.state_dict().items()}
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     content: bytes = save_tensors(state)
     return content

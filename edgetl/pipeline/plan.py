@@ -35,19 +35,23 @@ __all__ = [
     "EXPECTED",
     "EXPORTING",
     "FEATURES",
+    "HEAD",
     "LINE",
     "LOGITS",
     "PHOTOS",
     "REFERENCE",
+    "VIEWS",
     "Plan",
 ]
 
 # What the export stage is proved on, what answers in float for every target, and what stands in where the target's
 # engine cannot run here.
 REFERENCE = EngineProfile(name="onnxruntime", precisions=("fp32",))
-# What stages leave: the trained network's answers, the frozen backbone's, the photos, the float graph's answers.
-EXPECTED, FEATURES, PHOTOS, LOGITS = "expected.npy", "features.npy", "photos.npy", "logits.npy"
-CORE, CLASSIFIER = "core.onnx", "classifier.safetensors"
+# What stages leave: the trained network's answers, the frozen backbone's and those for photos changed in training's
+# way, the photos, the float graph's answers.
+EXPECTED, FEATURES, VIEWS = "expected.npy", "features.npy", "views.npy"
+PHOTOS, LOGITS = "photos.npy", "logits.npy"
+CORE, CLASSIFIER, HEAD = "core.onnx", "classifier.safetensors", "head.safetensors"
 # Photos that go through a graph at once.
 BATCH = 16
 # Code of the line itself that decides what goes into a stage and what it leaves.

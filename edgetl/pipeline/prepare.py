@@ -12,7 +12,7 @@ from edgetl.bench import describe_machine, versions_of
 from edgetl.data import Dataset
 from edgetl.errors import SettingsError
 from edgetl.export import ForeignGraph, InputSpec, read_foreign
-from edgetl.finetune import pick_device
+from edgetl.finetune import TuneOptions, pick_device
 from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.plan import EXPORTING, LINE, Plan
 from edgetl.pipeline.request import Request, read_requests
@@ -102,13 +102,14 @@ def _make_plan(request: Request, network: ForeignGraph | WeightsChoice, device: 
         wanted = (graph.name, graph.identity, graph.channels, graph.mean, graph.std)
         exported = Stage.of("adopted", EXPORTING, decoded, wanted, tools)
     else:
-        trainers = {**versions_of(("torch", "torchvision", "scikit-learn")), "device": device.type}
+        trainers = {**versions_of(("torch", "torchvision", "scikit-learn", "scipy")), "device": device.type}
         view = Stage.of(
             "view", (*shared, "backbones", "finetune"), check, trainers, settings.backbone, network.record.identity,
             settings.image_size, settings.fit, settings.seed, settings.skip_bad,
         )  # fmt: skip
-        frozen = Stage.of("frozen", (), view)
-        tuned = Stage.of("tuned", (), frozen, settings.epochs, settings.lr, settings.unfreeze, settings.layer_decay)
+        frozen = Stage.of("frozen", (), view, settings.head, settings.views)
+        asked = settings.model_dump(include=set(TuneOptions.model_fields))
+        tuned = Stage.of("tuned", (), frozen, settings.lr, asked)
         decoded = Stage.of("decoded", (), view)
         exported = Stage.of("exported", EXPORTING, tuned, tools)
         training = Training(weights=network, device=device, view=view, frozen=frozen, tuned=tuned)

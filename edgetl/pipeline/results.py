@@ -10,7 +10,7 @@ from edgetl.data import Check
 from edgetl.metrics import MOST_DB, Drop
 from edgetl.outcomes import History, Statistics, Verdict, ViewChoice
 from edgetl.pipeline.damage import Damage
-from edgetl.records import Latency, Precision, Preprocess, Record
+from edgetl.records import HeadKind, Latency, Precision, Preprocess, Record
 
 __all__ = [
     "Answered",
@@ -35,18 +35,21 @@ __all__ = [
 
 
 class Frozen(Record):
-    """The frozen stage: how strongly its head is regularised, what it answers, how long it took."""
+    """The frozen stage: its head and, where it has one, the strength that cross-validation chose, what it answers, how
+    long it took."""
 
-    strength: float
+    head: HeadKind
+    strength: float | None
     held_out_accuracy: float
     accuracy: float
     seconds: float
 
 
 class Tuned(Record):
-    """The fine-tuning stage."""
+    """The fine-tuning stage, and the rate that the backbone was trained at."""
 
     history: History
+    rate: float
     seconds: float
 
 

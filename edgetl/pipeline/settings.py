@@ -8,17 +8,18 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
+from edgetl.finetune import TuneOptions
 from edgetl.profiles import explain, read_toml_table
-from edgetl.records import Channels, Precision, Record, Triple, Unfreeze
+from edgetl.records import Channels, HeadKind, Precision, Triple
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
 # What is asked of training, and what is said of a network that was trained elsewhere.
-TRAINING = ("backbone", "weights", "epochs", "lr", "unfreeze", "layer_decay", "qat")
+TRAINING = ("backbone", "weights", "head", "views", "lr", *TuneOptions.model_fields, "qat")
 FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
 
 
-class BuildSettings(Record):
+class BuildSettings(TuneOptions):
     """Everything a build depends on, beside the photos and the weights themselves."""
 
     data: str = Field(min_length=1, description="folder of photos, or `digits`")
@@ -26,17 +27,12 @@ class BuildSettings(Record):
     target: str = "cpu"
     out: Path
     weights: str | None = Field(default=None, description="file, or `random`; else the backbone's own")
-    epochs: int = Field(default=7, ge=0, le=10_000, description="of fine-tuning; 0 stops after the frozen stage")
-    lr: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="of the backbone; the head's is fivefold",
+    head: Literal["auto", HeadKind] = "auto"
+    views: int = Field(
+        default=0, ge=0, le=64, description="of each photo, changed at random, that the head learns from"
     )
-    unfreeze: Unfreeze = "all"
-    layer_decay: float = Field(
-        default=1.0, gt=0, le=1, allow_inf_nan=False, description="of a block's rate, of that of the one behind it"
+    lr: Literal["auto"] | float | None = Field(
+        default=None, description="of the backbone; the head's is fivefold; `auto` looks for one"
     )
     image_size: int | None = Field(default=None, ge=16, le=2048, description="the photo's side in pixels")
     fit: Literal["auto", "crop", "squash", "pad"] = "auto"
@@ -61,6 +57,20 @@ class BuildSettings(Record):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     golden: int = Field(default=8, ge=0, le=10_000, description="photos kept in the bundle for `edgetl verify`")
     skip_bad: bool = False
+
+    @field_validator("lr", mode="plain")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        """Take a number, in a string too, `auto`, or nothing."""
+        if value is None or value == "auto":
+            return value
+        try:
+            rate = float(value)
+        except (TypeError, ValueError):
+            rate = 0.0
+        if not 0 < rate <= 1:
+            raise ValueError(f"must be above 0 and at most 1, or auto, found {value!r}")
+        return rate
 
     @field_validator("mean", "std", mode="before")
     @classmethod

@@ -10,33 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from safetensors.torch import save as save_tensors
 
 from edgetl.bundle import Artifact, Rung, write_file
 from edgetl.data import check_dataset, image_batches, labels_of, write_rows
 from edgetl.errors import TrainingError
 from edgetl.finetune import (
     choose_view,
+    find_rate,
     fit_head,
+    pick_head,
+    remove_checkpoint,
     tune,
     tune_aware,
     write_features,
+    write_views,
 )
 from edgetl.folders import cache_folder
 from edgetl.metrics import accuracy
-from edgetl.outcomes import Statistics
+from edgetl.outcomes import Statistics, ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, write_artifact
 from edgetl.pipeline.exporting import adopted, exported, qat_exported
 from edgetl.pipeline.ladder import prove_float
 from edgetl.pipeline.measure import answer, answered, judged, reference
 from edgetl.pipeline.networks import head_on, leave_network, state_bytes, trained_by
-from edgetl.pipeline.plan import BATCH, CORE, FEATURES, PHOTOS, REFERENCE, Plan
+from edgetl.pipeline.plan import BATCH, CORE, FEATURES, HEAD, PHOTOS, REFERENCE, VIEWS, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
 from edgetl.pipeline.training import qat_tuning_of, rounding_of, tuning_of
 from edgetl.quantize import calibrate, calibrate_equalized, quantize_for, remarks_on
-from edgetl.records import ImageArray, Precision, Progress
+from edgetl.records import FloatArray, ImageArray, Precision, Progress
 
 __all__ = ["STEPS"]
 
@@ -73,10 +75,13 @@ def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
     ends = np.cumsum([len(part) for part in parts])
     train, held, unseen = np.split(features, ends[:-1])
     train_labels, held_labels, unseen_labels = (labels_of(part) for part in parts)
-    head = fit_head(train, train_labels, held, held_labels)
-    tensors = {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    write_file(folder / "head.safetensors", save_tensors(tensors))
+    views = [train, *_views(plan, progress, folder)]
+    asked = plan.settings.head
+    kind = pick_head(train_labels) if asked == "auto" else asked
+    head = fit_head(kind, views, train_labels, len(plan.photos.usable.labels), plan.settings.seed)
+    write_file(folder / HEAD, state_bytes(head.module))
     record = Frozen(
+        head=kind,
         strength=head.strength,
         held_out_accuracy=accuracy(head.logits(held).argmax(axis=1), held_labels),
         accuracy=accuracy(head.logits(unseen).argmax(axis=1), unseen_labels),
@@ -85,18 +90,35 @@ def frozen(plan: Plan, progress: Progress, folder: Path) -> None:
     write_record(folder, "frozen", record)
 
 
+def _views(plan: Plan, progress: Progress, folder: Path) -> FloatArray:
+    """Return the features of the training photos seen otherwise, shape (views, photos, features)."""
+    settings, train = plan.settings, plan.photos.train
+    mirror = plan.trained.view.read("view", ViewChoice).mirror
+    return write_views(
+        folder / VIEWS, plan.backbone, train, plan.borderless, plan.bench(progress), settings.views, mirror,
+        settings.seed,
+    )  # fmt: skip
+
+
 def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Unfreeze the network and train it at a low rate; keep the state that answers best when held out."""
+    """Unfreeze the network and train it at a low rate; keep the state that answers best when held out. A run that was
+    stopped goes on after the last epoch that was finished."""
     started = time.perf_counter()
-    classifier = head_on(plan)
+    classifier, bench = head_on(plan), plan.bench(progress)
+    train, held, how = plan.photos.train, plan.photos.held, plan.borderless
+    settings = tuning_of(plan.trained, plan.settings, classifier.backbone)
+    if plan.settings.lr == "auto" and settings.epochs:
+        rate = find_rate(classifier, train, how, settings, bench)
+        settings = tuning_of(plan.trained, plan.settings, classifier.backbone, rate)
+    checkpoint = cache_folder() / "checkpoints" / plan.trained.tuned.key[:20]
     try:
-        how = tuning_of(plan.trained, plan.settings, classifier.backbone)
-        history = tune(classifier, plan.photos.train, plan.photos.held, plan.borderless, how, plan.bench(progress))
+        history = tune(classifier, train, held, how, settings, bench, checkpoint)
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, state_bytes(classifier))
         raise TrainingError(f"{error}. That state is kept in {kept}") from error
-    leave_network(folder, classifier, history, started)
+    leave_network(folder, classifier, history, settings.backbone_lr, started)
+    remove_checkpoint(checkpoint)
 
 
 def qat(plan: Plan, progress: Progress, folder: Path) -> None:
@@ -111,7 +133,7 @@ def qat(plan: Plan, progress: Progress, folder: Path) -> None:
         )
     except TrainingError as error:
         raise TrainingError(f"--qat {plan.settings.qat}: {error}. Or build without --qat") from error
-    leave_network(folder, classifier, history, started)
+    leave_network(folder, classifier, history, how.backbone_lr, started)
 
 
 def calibrated(plan: Plan, progress: Progress, folder: Path) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from edgetl.backbones import WeightsChoice
-from edgetl.finetune import Rounding, TuneSettings
+from edgetl.finetune import Rounding, TuneOptions, TuneSettings
 from edgetl.outcomes import ViewChoice
+from edgetl.pipeline.results import Tuned
 from edgetl.pipeline.settings import BuildSettings
 from edgetl.pipeline.stages import Stage
 from edgetl.recipe import CalibrationRecipe
@@ -35,18 +36,26 @@ class Training:
     tuned: Stage
 
 
-def tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -> TuneSettings:
-    """Return the settings of the fine-tuning stage, once the view stage is done; `network` is what is tuned."""
-    rate = settings.lr
+def tuning_of(
+    training: Training, settings: BuildSettings, network: nn.Module, rate: float | None = None
+) -> TuneSettings:
+    """Return the settings of the fine-tuning stage, once the view stage is done.
+
+    Args:
+        training: where the network is trained, and in which stages.
+        settings: what the user asks for.
+        network: what is tuned.
+        rate: of the backbone; None for the one that was asked for, or that suits such a network.
+    """
+    if rate is None and isinstance(settings.lr, float):
+        rate = settings.lr
     if rate is None:
         kinds = (type(part).__name__ for part in network.modules())
         rate = RATE_WITH_BATCHNORM if any(kind.startswith("BatchNorm") for kind in kinds) else RATE
     return TuneSettings(
-        epochs=settings.epochs,
+        **{name: getattr(settings, name) for name in TuneOptions.model_fields},
         backbone_lr=rate,
         head_lr=min(1.0, HEAD_RATE * rate),
-        unfreeze=settings.unfreeze,
-        layer_decay=settings.layer_decay,
         mirror=training.view.read("view", ViewChoice).mirror,
         seed=settings.seed,
     )
@@ -54,9 +63,10 @@ def tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -
 
 def qat_tuning_of(training: Training, settings: BuildSettings, network: nn.Module) -> TuneSettings:
     """Return the settings of quantization-aware training: gentle, for what fine-tuning found is to be kept."""
-    usual = tuning_of(training, settings, network)
+    usual = tuning_of(training, settings, network, training.tuned.read("tuned", Tuned).rate)
     rates = {"backbone_lr": GENTLE * usual.backbone_lr, "head_lr": GENTLE * usual.head_lr}
-    return usual.model_copy(update={"epochs": settings.qat, **rates})
+    # Ranges of activations are those of the network as it stands: not of an average of states.
+    return usual.model_copy(update={"epochs": settings.qat, "ema": 0.0, "compile": False, **rates})
 
 
 def rounding_of(engine: str, recipe: CalibrationRecipe) -> Rounding:

@@ -269,6 +269,11 @@ class TestWrongInput:
                 {"fit": "stretch"},
                 "SettingsError: --fit: Input should be 'auto', 'crop', 'squash' or 'pad', found 'stretch'",
             ),
+            ({"head": "mpl"}, "SettingsError: --head: "),
+            (
+                {"views": 65},
+                "SettingsError: --views: Input should be less than or equal to 64, found 65 (of each photo",
+            ),
             (
                 {"unfreeze": "last:0"},
                 "SettingsError: --unfreeze: must be all, gradual, or last:N for the last N blocks",

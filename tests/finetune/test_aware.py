@@ -32,9 +32,9 @@ class Lesson:
         self.how = backbone.preprocess
         self.bench = Workbench(dataset=dataset, device=torch.device("cpu"), progress=Quiet())
         self.train, self.held = hold_out(dataset.of("train"), 0.2, seed=0)
-        features = [extract_features(backbone, part, self.how, self.bench) for part in (self.train, self.held)]
-        head = fit_head(features[0], labels_of(self.train), features[1], labels_of(self.held))
-        self.classifier = Classifier(copy.deepcopy(backbone.module), head)
+        features = extract_features(backbone, self.train, self.how, self.bench)
+        head = fit_head("linear", [features], labels_of(self.train), 3, seed=0)
+        self.classifier = Classifier(copy.deepcopy(backbone.module), head.module)
 
     def tune(self, epochs: int = 2, rate: float = 1e-3) -> History:
         settings = TuneSettings(epochs=epochs, batch=8, backbone_lr=rate, head_lr=rate)

@@ -13,7 +13,9 @@ import torch
 
 from edgetl.backbones import Backbone
 from edgetl.data import Dataset, load_image
-from edgetl.finetune import Workbench, write_features
+from edgetl.finetune import Workbench, write_features, write_views
+from edgetl.finetune.augment import AugmentedPhotos
+from edgetl.finetune.device import normalise
 from edgetl.finetune.features import extract_features
 from edgetl.records import FloatArray
 
@@ -46,6 +48,29 @@ def test_the_file_holds_what_is_computed_in_memory(
     how = backbone.preprocess
     written = write_features(tmp_path / "f.npy", backbone, dataset.items, how, bench)
     np.testing.assert_array_equal(written, extract_features(backbone, dataset.items, how, bench))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_each_view_is_what_training_sees_in_an_epoch(
+    mirror: bool, load: Load, dataset: Dataset, bench: Workbench, tmp_path: Path
+) -> None:
+    backbone, items = load(), dataset.items[:40]
+    how = backbone.preprocess
+    found = write_views(tmp_path / "v.npy", backbone, items, how, bench, views=2, mirror=mirror, seed=3)
+    photos = AugmentedPhotos(dataset, items, how, mirror, seed=3)
+    assert (found.shape, found.dtype) == ((2, 36, 512), np.float32)
+    for view, number in [(0, 0), (1, 0), (1, 35)]:
+        pixels, _ = photos[view, number]
+        with torch.inference_mode():
+            wanted = backbone.module(normalise(pixels[None], how))[0].numpy()
+        np.testing.assert_allclose(found[view, number], wanted, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max()))
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_no_view_is_an_empty_cache(load: Load, dataset: Dataset, bench: Workbench, tmp_path: Path) -> None:
+    backbone = load()
+    found = write_views(tmp_path / "v.npy", backbone, dataset.items, backbone.preprocess, bench, 0, True, 0)
+    assert found.shape == (0, 36, 512)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])

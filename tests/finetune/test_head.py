@@ -2,110 +2,96 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgetl.finetune import Classifier, LinearHead, fit_head
-from edgetl.finetune.head import STRENGTHS, cross_validated
+from edgetl.finetune import Classifier, fit_head, new_head, pick_head
+from edgetl.finetune.head import Head
+from edgetl.finetune.probe import STRENGTHS
 from edgetl.metrics import accuracy
-from edgetl.records import FloatArray, IntArray
+from edgetl.records import FloatArray, HeadKind, IntArray
+from tests.finetune.clouds import clouds
+
+every_kind = pytest.mark.parametrize("kind", get_args(HeadKind))
 
 
-def clouds(classes: int, each: int, seed: int, apart: float = 1.0) -> tuple[FloatArray, IntArray]:
-    """Return features of shape (classes * each, 16): one normal cloud a class, and the classes."""
-    centres = np.random.default_rng(0).normal(0, apart, (classes, 16))
-    labels = np.repeat(np.arange(classes), each)
-    return (centres[labels] + np.random.default_rng(seed).normal(size=(len(labels), 16))).astype(np.float32), labels
-
-
-def right(head: LinearHead, features: FloatArray, labels: IntArray) -> float:
+def right(head: Head, features: FloatArray, labels: IntArray) -> float:
     return accuracy(head.logits(features).argmax(axis=1), labels)
 
 
-class TestFitHead:
-    @pytest.mark.parametrize("classes", [2, 3, 10])
-    def test_it_beats_chance_on_photos_it_has_not_seen(self, classes: int) -> None:
-        head = fit_head(*clouds(classes, 20, seed=1), *clouds(classes, 5, seed=2))
-        assert right(head, *clouds(classes, 50, seed=3)) > 0.8
+def fit(kind: HeadKind, features: FloatArray, labels: IntArray, seed: int = 0) -> Head:
+    return fit_head(kind, [features], labels, int(labels.max()) + 1, seed)
 
-    @pytest.mark.parametrize("classes", [2, 3])
-    def test_there_is_a_row_for_each_class(self, classes: int) -> None:
-        head = fit_head(*clouds(classes, 20, seed=1), *clouds(classes, 5, seed=2))
-        assert (head.weight.shape, head.bias.shape) == ((classes, 16), (classes,))
-        assert head.weight.dtype == head.bias.dtype == np.float32
 
-    def test_it_finds_classes_in_small_features_far_from_zero(self) -> None:
-        features, labels = clouds(3, 20, seed=1)
-        held, held_labels = clouds(3, 10, seed=2)
-        head = fit_head(features * 0.01 + 5, labels, held * 0.01 + 5, held_labels)
-        assert right(head, held * 0.01 + 5, held_labels) > 0.8
+@every_kind
+class TestEveryKind:
+    @pytest.mark.parametrize("classes", [2, 5])
+    def test_it_beats_chance_on_photos_it_has_not_seen(self, kind: HeadKind, classes: int) -> None:
+        assert right(fit(kind, *clouds(classes, 20, seed=1)), *clouds(classes, 50, seed=3)) > 0.8
 
-    def test_features_that_never_change_do_no_harm(self) -> None:
-        features, labels = clouds(3, 20, seed=1)
-        features[:, 3] = 7.0
-        features[:, 5] = 0.0
-        head = fit_head(features, labels, features, labels)
-        assert np.isfinite(head.weight).all() and np.isfinite(head.bias).all()
-        assert right(head, features, labels) > 0.8
+    def test_one_photo_a_class_is_enough(self, kind: HeadKind) -> None:
+        assert right(fit(kind, *clouds(3, 1, seed=1, apart=5.0)), *clouds(3, 20, seed=2, apart=5.0)) > 0.9
 
-    def test_features_of_which_none_changes_do_not_break_it(self) -> None:
-        features, labels = np.ones((20, 4), dtype=np.float32), np.repeat([0, 1], 10)
-        head = fit_head(features, labels, features, labels)
-        assert np.isfinite(head.logits(features)).all()
+    def test_fitting_twice_gives_the_same(self, kind: HeadKind) -> None:
+        first, second = (fit(kind, *clouds(3, 20, seed=1)).module.state_dict() for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
-    def test_a_feature_that_hardly_changes_gets_no_huge_weight(self) -> None:
-        features, labels = clouds(2, 40, seed=1)
-        features[:, 0] = 1e-4 * (labels + np.random.default_rng(2).normal(0, 0.1, len(labels)))
-        head = fit_head(features, labels, features, labels)
-        assert np.abs(head.weight[:, 0]).max() < 5 * np.abs(head.weight[:, 1:]).max()
-
-    def test_ties_go_to_the_stronger_regularisation(self) -> None:
-        features, labels = clouds(2, 20, seed=1, apart=30.0)
-        assert fit_head(features, labels, features, labels).strength == min(STRENGTHS)
-
-    def test_the_strength_is_chosen_on_the_held_out_photos(self) -> None:
-        features, labels = clouds(3, 8, seed=1, apart=0.5)
-        held, held_labels = clouds(3, 40, seed=2, apart=0.5)
-        best = fit_head(features, labels, held, held_labels)
-        assert best.strength in STRENGTHS
-        assert right(best, held, held_labels) >= max(
-            right(fit_head(features, labels, held[:n], held_labels[:n]), held, held_labels) for n in (1, 2)
+    def test_its_state_is_that_of_a_new_one(self, kind: HeadKind) -> None:
+        features, labels = clouds(3, 10, seed=1)
+        head = fit(kind, features, labels)
+        other = new_head(kind, 16, 3)
+        other.load_state_dict(head.module.state_dict())
+        np.testing.assert_array_equal(
+            head.logits(features), Head(kind=kind, module=other, strength=None).logits(features)
         )
 
-    def test_fitting_twice_gives_the_same(self) -> None:
-        first, second = (fit_head(*clouds(3, 20, seed=1), *clouds(3, 5, seed=2)) for _ in range(2))
-        np.testing.assert_array_equal(first.weight, second.weight)
-        np.testing.assert_array_equal(first.bias, second.bias)
+    def test_a_classifier_gives_its_logits_on_the_backbones_features(self, kind: HeadKind) -> None:
+        head = fit(kind, *clouds(3, 20, seed=1))
+        photos = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        logits = Classifier(nn.Flatten(), head.module).eval()(photos).numpy()
+        np.testing.assert_allclose(logits, head.logits(photos.view(4, 16).numpy()), rtol=1e-4, atol=1e-5)
+
+    def test_it_learns_from_every_view(self, kind: HeadKind) -> None:
+        features, labels = clouds(3, 20, seed=1, apart=5.0)
+        turned = np.roll(features, 3, axis=1)
+        head = fit_head(kind, [features, turned], labels, 3, seed=0)
+        asked, answers = clouds(3, 20, seed=2, apart=5.0)
+        assert right(head, np.roll(asked, 3, axis=1), answers) > 0.9
 
 
-class TestCrossValidated:
-    def test_separable_classes_are_told_apart(self) -> None:
-        assert cross_validated(*clouds(3, 10, seed=1, apart=5.0)) == 1.0
-
-    def test_noise_is_at_chance(self) -> None:
-        features = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
-        assert 0.3 < cross_validated(features, np.arange(200) % 2) < 0.7
-
-    def test_a_class_of_two_photos_is_enough(self) -> None:
-        features, labels = clouds(3, 2, seed=1, apart=9.0)
-        assert cross_validated(features, labels) == 1.0
-
-    @pytest.mark.parametrize("present", [(0, 2), (1, 2), (0, 3, 5)])
-    def test_a_class_without_photos_does_not_shift_the_answers(self, present: tuple[int, ...]) -> None:
-        features, labels = clouds(len(present), 10, seed=1, apart=5.0)
-        assert cross_validated(features, np.array(present)[labels]) == 1.0
-
-    def test_probes_are_asked_about_the_mirrored_photos_where_there_are_some(self) -> None:
-        features, labels = clouds(2, 20, seed=1, apart=5.0)
-        swapped = np.concatenate([features[20:], features[:20]])
-        assert cross_validated(features, labels, mirrored=features) == 1.0
-        assert cross_validated(features, labels, mirrored=swapped) == 0.0
+def test_the_strength_of_a_linear_head_is_chosen() -> None:
+    assert fit("linear", *clouds(3, 20, seed=1)).strength in STRENGTHS
 
 
-def test_a_classifier_gives_the_heads_logits_on_the_backbones_features() -> None:
-    head = fit_head(*clouds(3, 20, seed=1), *clouds(3, 5, seed=2))
-    photos = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    logits = Classifier(nn.Flatten(), head)(photos).detach().numpy()
-    np.testing.assert_allclose(logits, head.logits(photos.view(4, 16).numpy()), rtol=1e-4, atol=1e-5)
+def test_a_hidden_layer_learns_what_no_plane_parts() -> None:
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(800, 2)).astype(np.float32)
+    labels = (features[:, 0] * features[:, 1] > 0).astype(np.int64)
+    assert right(fit("linear", features, labels), features, labels) < 0.7
+    assert right(fit("mlp", features, labels), features, labels) > 0.9
+
+
+def test_a_prototype_answers_by_the_angle_alone() -> None:
+    features, labels = clouds(4, 5, seed=1, apart=3.0)
+    head = fit("prototype", features, labels)
+    asked, _ = clouds(4, 20, seed=2, apart=3.0)
+    cosines = np.stack(
+        [
+            asked @ mean / np.linalg.norm(mean) / np.linalg.norm(asked, axis=1)
+            for label in range(4)
+            for own in [features[labels == label]]
+            for mean in [(own / np.linalg.norm(own, axis=1, keepdims=True)).mean(axis=0)]
+        ],
+        axis=1,
+    )
+    np.testing.assert_array_equal(head.logits(asked).argmax(axis=1), cosines.argmax(axis=1))
+    np.testing.assert_array_equal(head.logits(7 * asked).argmax(axis=1), cosines.argmax(axis=1))
+
+
+@pytest.mark.parametrize(("counts", "kind"), [((5, 5, 1), "prototype"), ((6, 1), "linear"), ((200, 100), "linear")])
+def test_prototypes_are_for_few_photos_a_class(counts: tuple[int, ...], kind: str) -> None:
+    assert pick_head(np.repeat(np.arange(len(counts)), counts)) == kind

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgetl.backbones import Backbone, blocks_of, freeze
 from edgetl.errors import SettingsError
-from edgetl.finetune import Classifier, LinearHead
+from edgetl.finetune import Classifier, new_head
 from edgetl.finetune.unfreeze import Unfreezing, trained_blocks, trained_groups
 
 
 @pytest.fixture
 def classifier(load: Callable[..., Backbone]) -> Classifier:
     backbone = load("mobilenet_v3_small")
-    weight = np.zeros((3, backbone.features), dtype=np.float32)
-    head = LinearHead(weight=weight, bias=np.zeros(3, dtype=np.float32), strength=1.0)
+    head = new_head("linear", backbone.features, 3)
+    nn.init.zeros_(head.weight)
     return Classifier(freeze(backbone.module), head)
 
 

@@ -43,6 +43,8 @@ def keys_of(plan_of: Callable[..., Plan]) -> Keys:
         ({"image_size": 48}, "view"),
         ({"fit": "pad"}, "view"),
         ({"skip_bad": True}, "view"),
+        ({"head": "mlp"}, "frozen"),
+        ({"views": 2}, "frozen"),
         ({"epochs": 2}, "tuned"),
         ({"lr": 0.01}, "tuned"),
         ({"unfreeze": "gradual"}, "tuned"),

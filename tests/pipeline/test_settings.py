@@ -48,15 +48,29 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("epochs", -1), ("epochs", 10_001), ("lr", 0.0), ("lr", 2.0), ("lr", float("nan")), ("image_size", 8),
+        ("epochs", -1), ("epochs", 10_001), ("image_size", 8),
         ("image_size", 4096), ("seed", -1), ("seed", 2**31), ("golden", -1), ("fit", "stretch"), ("device", "tpu"),
         ("epochs", "many"), ("data", ""), ("budget", -0.1), ("budget", 100.1), ("budget", float("nan")), ("qat", -1),
         ("layer_decay", 0.0), ("layer_decay", 1.1), ("layer_decay", float("nan")),
+        ("head", "mpl"), ("views", -1), ("views", 65), ("batch", 1), ("accumulate", 0), ("schedule", "cosin"),
+        ("augment", "heavy"), ("mixup", -0.1), ("cutmix", 11.0), ("label_smoothing", 1.0), ("balance", "even"),
+        ("ema", 1.0), ("ema", float("nan")), ("clip", -1.0), ("patience", 0), ("amp", "int8"), ("compile", "perhaps"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(key: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=rf"^--{key.replace('_', '-')}: (Input|String) should .*, found "):
         read_settings(None, {**FLAGS, key: value})
+
+
+@pytest.mark.parametrize("value", [0, "-0.1", 2.0, float("nan"), "fast", [0.1]])
+def test_a_rate_is_a_share_or_is_looked_for(value: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^--lr: must be above 0 and at most 1, or auto, found "):
+        read_settings(None, {**FLAGS, "lr": value})
+
+
+@pytest.mark.parametrize(("value", "rate"), [("0.01", 0.01), (1, 1.0), ("auto", "auto")])
+def test_a_rate_may_be_typed(value: Any, rate: Any) -> None:
+    assert read_settings(None, {**FLAGS, "lr": value}).lr == rate
 
 
 @pytest.mark.parametrize("value", ["most", "last", "last:0", "last:-1", "last:2.5", "last:two", "gradual "])
