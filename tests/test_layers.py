@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "records": 0,
     "metrics": 0,
+    "options": 0,
     "outcomes": 0,
     "folders": 0,
     "profiles": 0,

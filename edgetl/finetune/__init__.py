@@ -7,15 +7,14 @@ from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features, write_views
 from edgetl.finetune.head import Classifier, fit_head, new_head, pick_head
 from edgetl.finetune.loop import find_rate, tune
-from edgetl.finetune.options import TuneOptions, TuneSettings
 from edgetl.finetune.unfreeze import trained_blocks
 from edgetl.finetune.views import choose_view
 from edgetl.finetune.workbench import Workbench
+from edgetl.options import TuneSettings
 
 __all__ = [
     "Classifier",
     "Rounding",
-    "TuneOptions",
     "TuneSettings",
     "Workbench",
     "as_input",

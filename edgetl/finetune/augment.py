@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +15,15 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from edgetl.data import Dataset, Item, load_image
+from edgetl.options import Augment
 from edgetl.records import Preprocess
 
-__all__ = ["Augment", "AugmentedPhotos", "EpochOrder", "load_photos"]
+__all__ = ["AugmentedPhotos", "EpochOrder", "load_photos"]
 
 # The square that crops are taken from is larger than the network's, so that they stay sharp.
 ROOM = 1.25
 # Photos below which starting processes takes longer than loading.
 FEW = 256
-
-
-Augment = Literal["none", "light", "trivial", "rand"]
 
 
 class AugmentedPhotos(TorchDataset[tuple[torch.Tensor, int]]):

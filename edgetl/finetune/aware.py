@@ -15,8 +15,8 @@ from edgetl.data import Item
 from edgetl.finetune.answers import EVALUATION_BATCH, classifier_logits
 from edgetl.finetune.head import Classifier
 from edgetl.finetune.loop import tune
-from edgetl.finetune.options import TuneSettings
 from edgetl.finetune.workbench import Workbench
+from edgetl.options import TuneSettings
 from edgetl.outcomes import History
 from edgetl.records import Preprocess
 

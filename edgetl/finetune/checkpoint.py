@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from edgetl.bundle import atomic_folder, write_file
 from edgetl.errors import SettingsError
-from edgetl.finetune.options import TuneSettings
+from edgetl.options import TuneSettings
 from edgetl.outcomes import History
 from edgetl.records import Record
 

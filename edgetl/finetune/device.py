@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import numpy as np
 import torch
 
 from edgetl.errors import MissingError, SettingsError
+from edgetl.options import Amp
 from edgetl.records import ImageArray, Preprocess
 
-__all__ = ["Amp", "as_input", "autocast", "mixed_type", "normalise", "pick_device"]
-
-Amp = Literal["auto", "off", "bf16", "fp16"]
+__all__ = ["as_input", "autocast", "mixed_type", "normalise", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,9 +15,9 @@ from edgetl.data import Item
 from edgetl.errors import TrainingError
 from edgetl.finetune.checkpoint import State, load_checkpoint, save_checkpoint
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.options import TuneSettings
 from edgetl.finetune.run import DivergenceError, Run
 from edgetl.finetune.workbench import Workbench
+from edgetl.options import TuneSettings
 from edgetl.outcomes import History
 from edgetl.records import Preprocess
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-__all__ = ["SCHEDULES", "Schedule"]
+from edgetl.options import Schedule
 
-Schedule = Literal["cosine", "one-cycle"]
+__all__ = ["SCHEDULES"]
+
 # Share of the steps in which the rate rises, and the shares that it begins with and ends at, of each schedule.
 WARM_UP, COLD = 0.1, 0.01
 RISE, FROM, TO = 0.3, 1 / 25, 1e-4

@@ -23,11 +23,11 @@ from edgetl.finetune.augment import AugmentedPhotos, EpochOrder, load_photos
 from edgetl.finetune.checkpoint import Checkpoint, State
 from edgetl.finetune.device import autocast, mixed_type, normalise
 from edgetl.finetune.head import Classifier
-from edgetl.finetune.options import TuneSettings
 from edgetl.finetune.rates import SCHEDULES
 from edgetl.finetune.unfreeze import Unfreezing, trained_groups
 from edgetl.finetune.workbench import Workbench
 from edgetl.metrics import accuracy
+from edgetl.options import TuneSettings
 from edgetl.outcomes import Epoch, History
 from edgetl.records import IntArray, Preprocess
 

@@ -13,6 +13,7 @@ import numpy as np
 from edgetl.bench import versions_of
 from edgetl.bundle import Accuracies, Artifact, Golden, Manifest, write_file
 from edgetl.data import Check, balanced
+from edgetl.options import TuneOptions
 from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.artifacts import copy_artifact, open_here, tolerance
 from edgetl.pipeline.cards import model_card, on_device
@@ -136,7 +137,7 @@ def _command(settings: BuildSettings) -> str:
     """Return the command line that makes this bundle again."""
     said = settings.model_dump(mode="json", exclude_defaults=True)
     words = ["edgetl", "build"]
-    for key, value in said.items():
+    for key, value in sorted(said.items(), key=lambda pair: pair[0] in TuneOptions.model_fields):  # photos first
         words.append(f"--{key.replace('_', '-')}")
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))

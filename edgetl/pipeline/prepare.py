@@ -12,7 +12,8 @@ from edgetl.bench import describe_machine, versions_of
 from edgetl.data import Dataset
 from edgetl.errors import SettingsError
 from edgetl.export import ForeignGraph, InputSpec, read_foreign
-from edgetl.finetune import TuneOptions, pick_device
+from edgetl.finetune import pick_device
+from edgetl.options import TuneOptions
 from edgetl.pipeline.photos import Photos
 from edgetl.pipeline.plan import EXPORTING, LINE, Plan
 from edgetl.pipeline.request import Request, read_requests
@@ -92,7 +93,7 @@ def _make_plan(request: Request, network: ForeignGraph | WeightsChoice, device: 
     engines = versions_of(("onnx", "onnxruntime", target.engine.name, *modelopt, *nncf))
     readers = versions_of(("numpy", "Pillow"))
     check = Stage.of("check", ("data", "runtime/preprocess"), dataset.digest, readers)
-    shared = ("records", "metrics", "outcomes", "bundle", "data", "runtime", *LINE)
+    shared = ("records", "metrics", "options", "outcomes", "bundle", "data", "runtime", *LINE)
     training: Training | None = None
     graph: ForeignGraph | None = None
     if isinstance(network, ForeignGraph):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgetl.errors import SettingsError
-from edgetl.finetune import TuneOptions
+from edgetl.options import TuneOptions
 from edgetl.profiles import explain, read_toml_table
 from edgetl.records import Channels, HeadKind, Precision, Triple
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from edgetl.backbones import WeightsChoice
-from edgetl.finetune import Rounding, TuneOptions, TuneSettings
+from edgetl.finetune import Rounding, TuneSettings
+from edgetl.options import TuneOptions
 from edgetl.outcomes import ViewChoice
 from edgetl.pipeline.results import Tuned
 from edgetl.pipeline.settings import BuildSettings

@@ -93,7 +93,7 @@ class TestWrongInput:
         def spoilt(*given: Any, **named: Any) -> Any:
             return cross_entropy(*given, **named) * (float("nan") if "label_smoothing" in named else 1.0)
 
-        monkeypatch.setattr("edgetl.finetune.loop.F.cross_entropy", spoilt)
+        monkeypatch.setattr("edgetl.finetune.run.F.cross_entropy", spoilt)
         with pytest.raises(
             TrainingError, match=r"the loss became nan in epoch 1\. .* That state is kept in .*\.safetensors"
         ) as seen:

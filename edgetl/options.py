@@ -6,12 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgetl.finetune.augment import Augment
-from edgetl.finetune.device import Amp
-from edgetl.finetune.rates import Schedule
 from edgetl.records import Record, Unfreeze
 
-__all__ = ["TuneOptions", "TuneSettings"]
+__all__ = ["Amp", "Augment", "Schedule", "TuneOptions", "TuneSettings"]
+
+Amp = Literal["auto", "off", "bf16", "fp16"]
+Augment = Literal["none", "light", "trivial", "rand"]
+Schedule = Literal["cosine", "one-cycle"]
 
 
 class TuneOptions(Record):
