@@ -23,6 +23,7 @@ __all__ = [
     "ImageArray",
     "IntArray",
     "Latency",
+    "LogKind",
     "ModelContent",
     "Precision",
     "Prediction",
@@ -52,6 +53,8 @@ Triple = tuple[Number, Number, Number]
 Device = Literal["cpu", "gpu", "npu", "cuda"]
 # What is put on a backbone's features: softmax regression, a hidden layer before it, or a mean direction a class.
 HeadKind = Literal["linear", "mlp", "prototype"]
+# What is told each epoch of fine-tuning, beside the screen.
+LogKind = Literal["none", "tensorboard", "mlflow"]
 Item = TypeVar("Item")
 
 

@@ -121,6 +121,9 @@ def build(
     skip_bad: Annotated[
         bool | None, Option("--skip-bad", help="Leave unreadable photos out instead of stopping.")
     ] = None,
+    log: Annotated[
+        str | None, Option(help="Tell each epoch to tensorboard or mlflow, where that is installed. [default: none]")
+    ] = None,
     config: Annotated[Path | None, Option(help="build.toml with the same names; a flag wins.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
     dry_run: Annotated[
@@ -139,7 +142,7 @@ def build(
         "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing, "balance": balance, "ema": ema,
         "clip": clip, "patience": patience, "batch": batch, "accumulate": accumulate, "amp": amp, "compile": compile_,
         "image_size": image_size, "fit": fit,
-        "recipe": recipe, "seed": seed, "device": device, "golden": golden, "skip_bad": skip_bad,
+        "recipe": recipe, "seed": seed, "device": device, "golden": golden, "skip_bad": skip_bad, "log": log,
         "precision": precision, "strict_budget": strict_budget, "qat": qat, "budget": budget, "from_onnx": from_onnx,
         "labels": labels, "mean": mean, "std": std, "channels": channels, "crop_share": crop_share,
     }  # fmt: skip

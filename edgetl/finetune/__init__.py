@@ -6,6 +6,7 @@ from edgetl.finetune.checkpoint import remove_checkpoint
 from edgetl.finetune.device import as_input, pick_device
 from edgetl.finetune.features import write_features, write_views
 from edgetl.finetune.head import Classifier, fit_head, new_head, pick_head
+from edgetl.finetune.log import open_log
 from edgetl.finetune.loop import find_rate, tune
 from edgetl.finetune.unfreeze import trained_blocks
 from edgetl.finetune.views import choose_view
@@ -23,6 +24,7 @@ __all__ = [
     "find_rate",
     "fit_head",
     "new_head",
+    "open_log",
     "pick_device",
     "pick_head",
     "remove_checkpoint",

@@ -76,6 +76,8 @@ def tune(
                 break
             now = run.judge(held, number, *run.train_epoch(number))
             epochs.append(now)
+            if bench.note:
+                bench.note(now)
             bench.progress.say(
                 f"epoch {number}: loss {now.train_loss:.3f}, held out {100 * now.held_out_accuracy:.1f} %, "
                 f"{now.seconds:.0f} s"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from edgetl.data import Dataset
+from edgetl.outcomes import Epoch
 from edgetl.records import Progress
 
 __all__ = ["Workbench"]
@@ -14,8 +16,9 @@ __all__ = ["Workbench"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workbench:
-    """Where the photos lie, where the network runs, and who is told how far it is."""
+    """Where the photos lie, where the network runs, who is told how far it is, and what is told each epoch."""
 
     dataset: Dataset
     device: torch.device
     progress: Progress
+    note: Callable[[Epoch], None] | None = None

@@ -89,6 +89,8 @@ def compose(plan: Plan, tried: Sequence[Plan], folder: Path, started: float) -> 
         command=_command(settings),
     )
     write_record(folder, "report", report)
+    if taught:
+        write_record(folder, "history", taught.tuned.history)
     golden = _golden(plan, folder, artifacts)
     write_file(folder / "README.md", model_card(plan, report, artifacts))
     if artifacts[0].engine == PLANNED:

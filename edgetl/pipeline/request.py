@@ -30,9 +30,9 @@ TOOLCHAIN = (
     "numpy", "Pillow",
 )  # fmt: skip
 # What a bundle depends on beside: what trains heads and what makes plans.
-BESIDE = ("scikit-learn", "tensorrt")
-# Settings that say where something lies, or what it is called: its content counts.
-PLACES = {"out", "data", "target", "recipe", "weights", "labels", "from_onnx"}
+BESIDE = ("scikit-learn", "scipy", "tensorrt")
+# Settings that say where something lies, or what it is called, whose content counts; and who is told meanwhile.
+PLACES = {"out", "data", "target", "recipe", "weights", "labels", "from_onnx", "log"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,8 @@ def _load_target(settings: BuildSettings) -> TargetProfile:
                 f"{module} is needed to build for {target.name} and is not installed. "
                 f"Run: pip install 'edgetl[{extra}]'"
             )
+    if settings.log != "none" and find_spec(settings.log) is None:
+        raise MissingError(f"--log {settings.log}: it is not installed. Run: pip install {settings.log}")
     if settings.out.resolve().is_relative_to(Path(settings.data).resolve()):
         raise SettingsError(
             f"--out {settings.out} lies inside --data {settings.data}: its photos would be taken for yours the next "

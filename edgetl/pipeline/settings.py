@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from edgetl.errors import SettingsError
 from edgetl.options import TuneOptions
 from edgetl.profiles import explain, read_toml_table
-from edgetl.records import Channels, HeadKind, Precision, Triple
+from edgetl.records import Channels, HeadKind, LogKind, Precision, Triple
 
 __all__ = ["BuildSettings", "read_builds", "read_settings"]
 
 # What is asked of training, and what is said of a network that was trained elsewhere.
-TRAINING = ("backbone", "weights", "head", "views", "lr", *TuneOptions.model_fields, "qat")
+TRAINING = ("backbone", "weights", "head", "views", "lr", *TuneOptions.model_fields, "log", "qat")
 FOREIGN = ("labels", "mean", "std", "channels", "crop_share")
 
 
@@ -57,6 +57,7 @@ class BuildSettings(TuneOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     golden: int = Field(default=8, ge=0, le=10_000, description="photos kept in the bundle for `edgetl verify`")
     skip_bad: bool = False
+    log: LogKind = Field(default="none", description="what is told each epoch, beside the screen")
 
     @field_validator("lr", mode="plain")
     @classmethod

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgetl.finetune import (
     choose_view,
     find_rate,
     fit_head,
+    open_log,
     pick_head,
     remove_checkpoint,
     tune,
@@ -112,7 +114,8 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
         settings = tuning_of(plan.trained, plan.settings, classifier.backbone, rate)
     checkpoint = cache_folder() / "checkpoints" / plan.trained.tuned.key[:20]
     try:
-        history = tune(classifier, train, held, how, settings, bench, checkpoint)
+        with open_log(plan.settings.log, plan.settings.out.name, settings) as note:
+            history = tune(classifier, train, held, how, settings, replace(bench, note=note), checkpoint)
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, state_bytes(classifier))

@@ -13,6 +13,7 @@ import pytest
 import edgetl
 from edgetl.bundle import Artifact, Bundle
 from edgetl.errors import ParityError
+from edgetl.outcomes import History
 from edgetl.pipeline import BuildReport, BuildSettings, Summary, build
 from edgetl.pipeline.artifacts import open_here
 from edgetl.pipeline.measure import answer
@@ -44,10 +45,15 @@ class TestBundle:
     def test_every_file_is_listed_with_its_hash(self, built: Bundle) -> None:
         assert built.check_files() == len(built.manifest.files)
         assert set(built.manifest.files) == {
-            "model.onnx", "labels.txt", "report.json", "README.md", "golden/000.png", "golden/001.png",
+            "model.onnx", "labels.txt", "report.json", "history.json", "README.md", "golden/000.png", "golden/001.png",
             "golden/002.png", "golden/inputs.npy", "golden/model.npy",
         }  # fmt: skip
         assert built.read("labels.txt") == b"blue\ngreen\nred\n"
+
+    def test_what_each_epoch_came_to_stands_in_a_file_of_its_own(self, built: Bundle) -> None:
+        history = History.model_validate_json(built.read("history.json"))
+        assert history == report_of(built).training.tuned.history
+        assert [epoch.epoch for epoch in history.epochs] == [0, 1]
 
     def test_golden_images_are_the_users_photos(self, built: Bundle, colours: Path) -> None:
         photos = {path.read_bytes() for path in colours.rglob("*.png")}

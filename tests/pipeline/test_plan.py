@@ -167,6 +167,19 @@ def test_what_quantizes_as_an_earlier_precision_does_stands_behind_it(
     assert plan_of(target=write_target(precisions=precisions, engine="tensorrt")).standbys == standbys
 
 
+def test_a_log_that_is_not_installed_is_said_before_any_work(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetl.pipeline.request.find_spec", lambda name: None if name == "mlflow" else object())
+    with pytest.raises(MissingError, match=r"^--log mlflow: it is not installed\. Run: pip install mlflow$"):
+        plan_of(log="mlflow")
+
+
+def test_who_is_told_changes_nothing(keys_of: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetl.pipeline.request.find_spec", lambda name: object())
+    assert keys_of(log="mlflow") == keys_of()
+
+
 @pytest.mark.parametrize(
     ("target", "module", "extra"), [("intel-cpu", "openvino", "openvino"), ("jetson", "modelopt", "train")]
 )
