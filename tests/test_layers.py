@@ -75,6 +75,7 @@ LIBRARIES = {
     "tensorrt": (Permit(files="*tensorrt*.py", late=True),),
     "cuda": (Permit(files="runtime/cudart.py", late=True),),
     "sklearn": (Permit(rooms=frozenset({"data", "finetune"}), late=True),),
+    "accelerate": (Permit(files="finetune/ranks.py", late=True),),
     "mlflow": (Permit(files="finetune/log.py", late=True),),
     "scipy": (Permit(rooms=frozenset({"finetune"}), late=True),),
     "threadpoolctl": (Permit(rooms=frozenset({"finetune"}), late=True),),

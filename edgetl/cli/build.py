@@ -156,6 +156,8 @@ def build(
         reports.append((pipeline.Summary.of(str(bundle.folder), bundle.manifest.artifact.engine, report), report))
         took.append(time.perf_counter() - started)
         started = time.perf_counter()
+    if not reports:  # the first of the processes that were started together tells
+        return
     if json:
         print_json(
             reports[0][0] if len(builds) == 1 else {"builds": [each.model_dump(mode="json") for each, _ in reports]}

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from edgetl.data import Dataset, Item, load_image
+from edgetl.finetune.ranks import Ranks
 from edgetl.options import Augment
 from edgetl.records import Preprocess
 
@@ -98,20 +99,29 @@ def load_photos(
 class EpochOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, number), shuffled anew each epoch; a last batch of one photo is left out, for BatchNorm.
 
-    With `shares`, which sum up to 1, an epoch has as many photos but draws each again and again by its share.
+    With `shares`, which sum up to 1, an epoch has as many photos but draws each again and again by its share. Of
+    several processes each has its part of each batch; a last batch that not all have a part of is left out too.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        shares: npt.NDArray[np.float64] | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self._count, self._batch, self._seed, self._shares = count, batch, seed, shares
+        self._ranks = ranks or Ranks()
         self.epoch = 0
 
     def __len__(self) -> int:
         full, rest = divmod(self._count, self._batch)
-        return full + (rest > 1)
+        return full + (rest >= max(2, self._ranks.count))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = np.random.default_rng([self._seed, self.epoch])
         evenly = self._shares is None
         order = draw.permutation(self._count) if evenly else draw.choice(self._count, self._count, p=self._shares)
         for start in range(0, len(self) * self._batch, self._batch):
-            yield [(self.epoch, int(number)) for number in order[start : start + self._batch]]
+            yield self._ranks.share([(self.epoch, int(number)) for number in order[start : start + self._batch]])

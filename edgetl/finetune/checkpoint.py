@@ -20,7 +20,7 @@ from edgetl.options import TuneSettings
 from edgetl.outcomes import History
 from edgetl.records import Record
 
-__all__ = ["Checkpoint", "State", "load_checkpoint", "remove_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "State", "load_checkpoint", "remove_checkpoint", "save_checkpoint", "settings_of"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -80,6 +80,14 @@ def load_checkpoint(folder: Path, settings: TuneSettings) -> Checkpoint | None:
             "begun with, or remove it"
         )
     return Checkpoint(history=said.history, now=now, best=best, rest=rest)
+
+
+def settings_of(folder: Path) -> TuneSettings | None:
+    """Return the settings that the checkpoint in `folder` was begun with; None where there is none."""
+    try:
+        return _Said.model_validate_json((folder / "checkpoint.json").read_bytes()).settings
+    except (OSError, ValidationError):
+        return None
 
 
 def remove_checkpoint(folder: Path) -> None:

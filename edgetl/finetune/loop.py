@@ -74,7 +74,8 @@ def tune(
         for number in range(len(epochs), settings.epochs + 1):
             if number > best.epoch + settings.patience:
                 break
-            now = run.judge(held, number, *run.train_epoch(number))
+            # Together they stop together, and keep the same state.
+            now = bench.ranks.agree(run.judge(held, number, *run.train_epoch(number)))
             epochs.append(now)
             if bench.note:
                 bench.note(now)
@@ -84,7 +85,7 @@ def tune(
             )
             if (now.held_out_accuracy, -now.held_out_loss) > (best.held_out_accuracy, -best.held_out_loss):
                 best, best_state = now, copy.deepcopy(run.judged.state_dict())
-            if checkpoint:
+            if checkpoint and bench.ranks.is_first:
                 history = History(epochs=tuple(epochs), best=best.epoch)
                 save_checkpoint(checkpoint, settings, run.stand(history, best_state))
     except DivergenceError as diverged:

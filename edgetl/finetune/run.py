@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from edgetl.data import Item, labels_of
-from edgetl.errors import TrainingError
+from edgetl.errors import SettingsError, TrainingError
 from edgetl.finetune.answers import classifier_logits
 from edgetl.finetune.augment import AugmentedPhotos, EpochOrder, load_photos
 from edgetl.finetune.checkpoint import Checkpoint, State
@@ -55,7 +55,12 @@ class Run:
         bench: Workbench,
         rate: Callable[[int], float] | None = None,
     ) -> None:
-        torch.manual_seed(settings.seed)
+        if settings.batch < bench.ranks.count:
+            raise SettingsError(
+                f"--batch {settings.batch} leaves some of {bench.ranks.count} processes without a photo. Say "
+                f"--batch {8 * bench.ranks.count}, or start fewer"
+            )
+        torch.manual_seed(settings.seed + bench.ranks.number)
         self.classifier, self.how, self.settings, self.bench = classifier, how, settings, bench
         classifier.to(bench.device).to(memory_format=torch.channels_last)
         self.network = torch.compile(classifier) if settings.compile else classifier
@@ -72,7 +77,7 @@ class Run:
         labels, classes = labels_of(train), len(bench.dataset.labels)
         evened = _evened(labels, classes)
         shares = evened[labels] / evened[labels].sum() if settings.balance == "sampler" else None
-        self.order = EpochOrder(len(train), settings.batch, settings.seed, shares)
+        self.order = EpochOrder(len(train), settings.batch, settings.seed, shares, bench.ranks)
         weights = torch.from_numpy(evened.astype(np.float32)).to(bench.device)
         self.weights = weights if settings.balance == "loss" else None
         steps = max(1, -(-len(self.order) // settings.accumulate) * settings.epochs)
@@ -112,7 +117,8 @@ class Run:
         self.unfreezing.begin(number)
         batches = iter(self.loader)
         while window := [self._prepared(*batch) for batch in islice(batches, self.settings.accumulate)]:
-            yield self._step(window), sum(len(labels) for _, labels in window)
+            photos = self.bench.ranks.sum(sum(len(labels) for _, labels in window), self.bench.device)
+            yield self._step(window, photos), int(photos)
 
     def judge(self, held: Sequence[Item], number: int, train_loss: float | None, seconds: float) -> Epoch:
         """Return an epoch with what the held-out photos say of it.
@@ -169,11 +175,11 @@ class Run:
             batch = self.mixing[int(torch.randint(len(self.mixing), ()))](*batch)
         return batch
 
-    def _step(self, window: list[Batch]) -> float:
-        """Return the loss of some batches, after learning from them."""
+    def _step(self, window: list[Batch], photos: float) -> float:
+        """Return the mean loss of some batches, of so many photos in all processes, after learning from them."""
         while True:
             try:
-                loss = self._gradients(window)
+                loss = self._gradients(window, photos)
                 break
             except torch.OutOfMemoryError:
                 self.optimizer.zero_grad(set_to_none=True)
@@ -185,6 +191,10 @@ class Run:
                 self.bench.progress.say(
                     f"a batch of {largest} does not fit into the GPU's memory: in {self.parts} parts"
                 )
+        loss = self.bench.ranks.sum(loss, self.bench.device)
+        if not math.isfinite(loss):
+            raise DivergenceError(f"the loss became {loss} in epoch {self.order.epoch}")
+        self.bench.ranks.sum_gradients(self.classifier.parameters())
         if self.settings.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.classifier.parameters(), self.settings.clip)
@@ -196,18 +206,17 @@ class Run:
             self.average.update_parameters(self.classifier)
         return loss
 
-    def _gradients(self, window: list[Batch]) -> float:
-        """Return the mean loss of some batches, after adding its gradients, part by part."""
-        total, photos_seen = 0.0, sum(len(labels) for _, labels in window)
+    def _gradients(self, window: list[Batch], count: float) -> float:
+        """Return the loss of some batches, as their part of the mean over `count` photos, after adding its gradients,
+        part by part."""
+        total = 0.0
         for batch, labels in window:
             for photos, wanted in zip(batch.chunk(self.parts), labels.chunk(self.parts), strict=True):
                 with autocast(self.bench.device, self.settings.amp):
                     logits = self.network(photos)
                 loss = F.cross_entropy(
                     logits.float(), wanted, weight=self.weights, label_smoothing=self.settings.label_smoothing
-                ) * (len(photos) / photos_seen)
-                if not math.isfinite(loss.item()):
-                    raise DivergenceError(f"the loss became {loss.item()} in epoch {self.order.epoch}")
+                ) * (len(photos) / count)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
         return total

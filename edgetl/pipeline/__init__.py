@@ -11,6 +11,7 @@ from edgetl.pipeline.settings import BuildSettings, read_builds, read_settings
 if TYPE_CHECKING:
     from edgetl.pipeline.plan import Plan
     from edgetl.pipeline.prepare import make_plan, make_plans, plans_of
+    from edgetl.pipeline.together import lead
     from edgetl.pipeline.walking import walk
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Summary",
     "build",
     "build_each",
+    "lead",
     "make_plan",
     "make_plans",
     "plans_of",
@@ -32,6 +34,7 @@ __all__ = [
 # date needs none of it.
 _LATE = {
     "Plan": "edgetl.pipeline.plan",
+    "lead": "edgetl.pipeline.together",
     "make_plan": "edgetl.pipeline.prepare",
     "make_plans": "edgetl.pipeline.prepare",
     "plans_of": "edgetl.pipeline.prepare",

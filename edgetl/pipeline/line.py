@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from edgetl.bundle import Bundle
@@ -31,7 +33,7 @@ def build(settings: BuildSettings, progress: Progress | None = None, force: bool
     Raises:
         EdgetlError: of the kind that says what is wrong; what was finished is kept, and nothing at `out` has changed.
     """
-    bundle = next(build_each([settings], progress, force))
+    bundle = next(build_each([settings], progress, force), None) or Bundle.open(settings.out)
     missed = BuildReport.model_validate_json(bundle.read("report.json")).judged.missed
     if missed:
         warnings.warn(f"{settings.out} misses its budget: {'; '.join(missed)}", stacklevel=2)
@@ -43,9 +45,24 @@ def build_each(
 ) -> Iterator[Bundle]:
     """Yield the bundles of builds that differ in `target` and `out` only, each as it is done; raises as `build` does.
 
-    All are planned before the first is begun, and a stage that several share is made once.
+    All are planned before the first is begun, and a stage that several share is made once. Where several processes were
+    started together (`accelerate launch`, `torchrun`), they train together, and the first yields the bundles.
     """
-    progress = progress or Quiet()
+    with _company(builds) as leads:
+        if leads:
+            yield from _build_each(builds, progress or Quiet(), force)
+
+
+def _company(builds: Sequence[BuildSettings]) -> AbstractContextManager[bool]:
+    """Return a block in which one of the processes that were started together builds, and the others help it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return nullcontext(True)
+    from edgetl.pipeline import lead
+
+    return lead(builds)
+
+
+def _build_each(builds: Sequence[BuildSettings], progress: Progress, force: bool) -> Iterator[Bundle]:
     started = time.perf_counter()
     requests = read_requests(builds, progress)
     done = {} if force else {place: bundle for place, each in enumerate(requests) if (bundle := _ready(each))}

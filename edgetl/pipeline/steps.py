@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,9 @@ from edgetl.data import check_dataset, image_batches, labels_of, write_rows
 from edgetl.errors import TrainingError
 from edgetl.finetune import (
     choose_view,
-    find_rate,
     fit_head,
-    open_log,
     pick_head,
     remove_checkpoint,
-    tune,
     tune_aware,
     write_features,
     write_views,
@@ -38,7 +34,8 @@ from edgetl.pipeline.networks import head_on, leave_network, state_bytes, traine
 from edgetl.pipeline.plan import BATCH, CORE, FEATURES, HEAD, PHOTOS, REFERENCE, VIEWS, Plan
 from edgetl.pipeline.results import Calibrated, Calibration, CompiledStage, Frozen, Reference
 from edgetl.pipeline.stages import write_record
-from edgetl.pipeline.training import qat_tuning_of, rounding_of, tuning_of
+from edgetl.pipeline.together import checkpoint_of, train_together
+from edgetl.pipeline.training import qat_tuning_of, rounding_of
 from edgetl.quantize import calibrate, calibrate_equalized, quantize_for, remarks_on
 from edgetl.records import FloatArray, ImageArray, Precision, Progress
 
@@ -106,22 +103,15 @@ def tuned(plan: Plan, progress: Progress, folder: Path) -> None:
     """Unfreeze the network and train it at a low rate; keep the state that answers best when held out. A run that was
     stopped goes on after the last epoch that was finished."""
     started = time.perf_counter()
-    classifier, bench = head_on(plan), plan.bench(progress)
-    train, held, how = plan.photos.train, plan.photos.held, plan.borderless
-    settings = tuning_of(plan.trained, plan.settings, classifier.backbone)
-    if plan.settings.lr == "auto" and settings.epochs:
-        rate = find_rate(classifier, train, how, settings, bench)
-        settings = tuning_of(plan.trained, plan.settings, classifier.backbone, rate)
-    checkpoint = cache_folder() / "checkpoints" / plan.trained.tuned.key[:20]
+    classifier = head_on(plan)
     try:
-        with open_log(plan.settings.log, plan.settings.out.name, settings) as note:
-            history = tune(classifier, train, held, how, settings, replace(bench, note=note), checkpoint)
+        history, rate = train_together(plan, classifier, progress)
     except TrainingError as error:
         kept = cache_folder() / "rescued" / f"{plan.trained.tuned.key[:20]}.safetensors"
         write_file(kept, state_bytes(classifier))
         raise TrainingError(f"{error}. That state is kept in {kept}") from error
-    leave_network(folder, classifier, history, settings.backbone_lr, started)
-    remove_checkpoint(checkpoint)
+    leave_network(folder, classifier, history, rate, started)
+    remove_checkpoint(checkpoint_of(plan))
 
 
 def qat(plan: Plan, progress: Progress, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from torch import nn
 from edgetl.backbones import Backbone, blocks_of
 from edgetl.data import Dataset, hold_out, labels_of
 from edgetl.errors import SettingsError, TrainingError
-from edgetl.finetune import Classifier, TuneSettings, Workbench, classifier_logits, find_rate, fit_head, new_head, tune
+from edgetl.finetune import (
+    Classifier,
+    Ranks,
+    TuneSettings,
+    Workbench,
+    classifier_logits,
+    find_rate,
+    fit_head,
+    new_head,
+    tune,
+)
 from edgetl.finetune.augment import EpochOrder
 from edgetl.finetune.features import extract_features
 from edgetl.finetune.run import _evened
@@ -254,6 +265,15 @@ class TestOptions:
         with pytest.raises(TrainingError, match="not even one photo at a time fits into the GPU's memory"):
             bench.tune()
         assert same(state_of(bench.classifier), before)
+
+    def test_a_batch_that_leaves_a_process_without_a_photo_is_refused(self, make: Callable[..., Bench]) -> None:
+        bench = make()
+        three = replace(bench.workbench(), ranks=Ranks(number=1, count=3))
+        settings = TuneSettings(epochs=1, batch=2)
+        with pytest.raises(
+            SettingsError, match=r"^--batch 2 leaves some of 3 processes without a photo\. Say --batch 24"
+        ):
+            tune(bench.classifier, bench.rest, bench.held, bench.how, settings, three)
 
 
 class TestFindRate:
