@@ -68,7 +68,7 @@ class ServeSettings(Record):
         if beyond and self.token_file is None and not self.insecure:
             raise ValueError(
                 f"host {self.host} can be reached from other machines, and no token guards it. Name a file that holds "
-                "one with token_file, or say insecure if everybody may ask"
+                "one with --token-file, or say --insecure if everybody may ask"
             )
         return self
 

@@ -23,7 +23,7 @@ def test_only_this_machine_is_answered_unless_more_is_said() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "device.local"])
 def test_beyond_this_machine_a_token_or_a_word_is_needed(host: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no token guards it\. Name a file .* or say insecure"):
+    with pytest.raises(SettingsError, match=r"no token guards it\. Name a file .* --token-file, or say --insecure"):
         settings.read_settings(["a"], {"host": host})
     assert settings.read_settings(["a"], {"host": host, "insecure": True}).host == host
     assert settings.read_settings(["a"], {"host": host, "token_file": tmp_path}).host == host
